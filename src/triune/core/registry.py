@@ -1,0 +1,59 @@
+"""Named plug-ins: one decorator to register, one place to look up, entry points for packages outside.
+
+A registry knows the built-in modules of its kind and imports them on the first look-up, so that importing
+`triune` stays cheap and a plug-in that needs an extra fails only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from triune.core.errors import RecipeError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Plug-ins of one kind, by name. `package` is imported module by module when a name is first looked up."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
+        self._items: dict[str, T] = {}
+        self._loaded = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        def add(item: T) -> T:
+            if self._items.get(name, item) is not item:
+                raise ValueError(f"{self.kind} {name!r} is registered twice")
+            self._items[name] = item
+            return item
+
+        return add
+
+    def __getitem__(self, name: str) -> T:
+        self._load()
+        if name not in self._items:
+            raise RecipeError(f"unknown {self.kind} {name!r}: {nearest(name, self._items)}")
+        return self._items[name]
+
+    def __contains__(self, name: str) -> bool:
+        self._load()
+        return name in self._items
+
+    def __iter__(self) -> Iterator[str]:
+        self._load()
+        return iter(sorted(self._items))
+
+    def _load(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
+        for point in entry_points(group=f"triune.{self.kind}"):
+            point.load()

@@ -1,0 +1,170 @@
+"""A sample: one row of data that carries its own prompt, media, truth and reward routing (V-Triune, section 3.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Annotated, Literal
+
+from PIL import Image
+from pydantic import Field, JsonValue, model_validator
+
+from triune.core.base import Frozen
+from triune.core.errors import DataError
+from triune.core.schedule import Schedule
+
+Frame = Literal["pixels_original", "pixels_processed", "unit", "per_mille"]
+"""Coordinate frame of boxes and points: half-open, continuous (x1, y1, x2, y2); per_mille is 0..1000 of the image."""
+
+
+class Media(Frozen):
+    """One image or video, by location or by value; identity is the hash of its encoded bytes.
+
+    `size` is (width, height) in pixels of the stored file, before any processor resizes it.
+    """
+
+    kind: Literal["image", "video"] = "image"
+    uri: str | None = None
+    data: bytes | None = None
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: tuple[int, int]
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Media:
+        if (self.uri is None) == (self.data is None):
+            raise ValueError("exactly one of uri and data must be given")
+        if min(self.size) < 1:
+            raise ValueError(f"size must be positive, got {self.size}")
+        return self
+
+    @classmethod
+    def from_bytes(cls, data: bytes, uri: str | None = None) -> Media:
+        """Reads the header only; raises DataError when the bytes are not an image. Keeps `uri` instead of `data` if given."""
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                size = image.size
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"not a readable image: {error}") from error
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(uri=uri, data=None if uri else data, sha256=digest, size=size)
+
+    @classmethod
+    def from_image(cls, image: Image.Image) -> Media:
+        """Stores the pixels losslessly (PNG)."""
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", compress_level=1)
+        data = buffer.getvalue()
+        return cls(data=data, sha256=hashlib.sha256(data).hexdigest(), size=image.size)
+
+    def read(self) -> bytes:
+        """The encoded bytes; raises DataError if the file is gone or no longer the one that was hashed."""
+        if self.data is not None:
+            return self.data
+        try:
+            data = Path(self.uri or "").read_bytes()
+        except OSError as error:
+            raise DataError(f"media {self.uri!r} cannot be read: {error}") from error
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise DataError(f"media {self.uri!r} changed since it was hashed; rebuild the data or restore the file")
+        return data
+
+    def image(self) -> Image.Image:
+        """The decoded picture in RGB."""
+        try:
+            with Image.open(io.BytesIO(self.read())) as image:
+                return image.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"media {self.uri or self.sha256[:12]!r} cannot be decoded: {error}") from error
+
+
+class Text(Frozen):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class Picture(Frozen):
+    """A place in the conversation where medium number `media` of the sample is shown."""
+
+    type: Literal["image", "video"] = "image"
+    media: int = Field(ge=0)
+
+
+Block = Annotated[Text | Picture, Field(discriminator="type")]
+
+
+class Message(Frozen):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: tuple[Block, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(block.text for block in self.content if isinstance(block, Text))
+
+
+class Check(Frozen):
+    """One routed reward term: a verifier, its weight and its parameters, all owned by the sample.
+
+    `schedule` maps a parameter's name to a function of progress that overrides it. `gate` names another check of
+    the sample: this one counts only when that one judged the rollout correct. `name` tells two checks with the
+    same verifier apart and defaults to the verifier's name.
+    """
+
+    verifier: str
+    weight: float = 1.0
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    schedule: dict[str, Schedule] = Field(default_factory=dict)
+    gate: str | None = None
+    name: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        if isinstance(value, dict) and not value.get("name"):
+            return {**value, "name": value.get("verifier", "")}
+        return value
+
+
+class EnvSpec(Frozen):
+    """The environment that an episode runs in, and its parameters."""
+
+    name: str
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Sample(Frozen):
+    """One task instance. `truth` is whatever its verifiers expect; `frame` is the frame of any boxes in it.
+
+    `expert` is an optional demonstration; `normalize` divides the reward by the sum of the weights
+    (V-Triune's server does, its paper does not).
+    """
+
+    id: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    task: str = Field(min_length=1)
+    messages: tuple[Message, ...] = Field(min_length=1)
+    media: tuple[Media, ...] = ()
+    truth: JsonValue = None
+    frame: Frame = "pixels_original"
+    checks: tuple[Check, ...] = Field(min_length=1)
+    normalize: bool = False
+    tools: tuple[str, ...] = ()
+    env: EnvSpec | None = None
+    expert: str | None = None
+    meta: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sample:
+        shown = [b.media for m in self.messages for b in m.content if isinstance(b, Picture)]
+        if shown != list(range(len(self.media))):
+            raise ValueError(
+                f"sample {self.id!r}: the messages show media {shown} but the sample has {len(self.media)} media; "
+                "every medium must be shown exactly once, in order"
+            )
+        names = [check.name for check in self.checks]
+        if len(set(names)) != len(names):
+            raise ValueError(f"sample {self.id!r}: two checks share a name in {names}; give them a `name`")
+        for check in self.checks:
+            if check.gate is not None and (check.gate not in names or check.gate == check.name):
+                raise ValueError(f"sample {self.id!r}: check {check.name!r} is gated by unknown check {check.gate!r}")
+        return self

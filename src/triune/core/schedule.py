@@ -1,0 +1,81 @@
+"""Schedules: pure functions of training progress, frozen at evaluation.
+
+A schedule never reads a clock or keeps a counter, so a resumed, refilled or asynchronous run resolves the same
+value for the same step (V-Triune defect V13 is the validation curve that drops because the training schedule moved).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from triune.core.base import Frozen
+
+
+class Progress(Frozen):
+    """Where a run stands: `step` counts from 1 to `total_steps`; 0 is before the first step."""
+
+    step: int = Field(ge=0)
+    total_steps: int = Field(ge=1)
+    phase: Literal["train", "eval"] = "train"
+
+    @property
+    def fraction(self) -> float:
+        """Share of the run that is done once this step is, in [0, 1]."""
+        return min(1.0, self.step / self.total_steps)
+
+
+class Steps(Frozen):
+    """A table `[(until, value), ...]`: the value of the first row whose bound is >= the progress.
+
+    Dynamic IoU of V-Triune (section 3.3) is `[(0.10, .85), (0.25, .95), (1.0, .99)]`, bounds inclusive.
+    """
+
+    kind: Literal["steps"] = "steps"
+    table: tuple[tuple[float, float], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Steps:
+        bounds = [bound for bound, _ in self.table]
+        if bounds != sorted(set(bounds)) or bounds[-1] < 1.0:
+            raise ValueError(f"bounds must rise strictly and end at 1.0 or above, got {bounds}")
+        return self
+
+    def at(self, fraction: float) -> float:
+        # A bound such as 0.10 must include step 10 of 100 whatever the rounding of 10/100.
+        return next(value for bound, value in self.table if fraction <= bound + 1e-9)
+
+
+class Linear(Frozen):
+    """From `start` to `end` in a straight line over the first `until` of the run, then `end`."""
+
+    kind: Literal["linear"] = "linear"
+    start: float
+    end: float
+    until: float = Field(default=1.0, gt=0, le=1)
+
+    def at(self, fraction: float) -> float:
+        return self.start + (self.end - self.start) * min(1.0, fraction / self.until)
+
+
+class Cosine(Frozen):
+    """Half a cosine from `start` to `end` over the first `until` of the run, then `end`."""
+
+    kind: Literal["cosine"] = "cosine"
+    start: float
+    end: float
+    until: float = Field(default=1.0, gt=0, le=1)
+
+    def at(self, fraction: float) -> float:
+        share = min(1.0, fraction / self.until)
+        return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * share))
+
+
+Schedule = Annotated[Steps | Linear | Cosine, Field(discriminator="kind")]
+
+
+def resolve(schedule: Steps | Linear | Cosine, progress: Progress) -> float:
+    """The schedule's value at this progress; at evaluation its final value, so that curves stay comparable."""
+    return schedule.at(1.0 if progress.phase == "eval" else progress.fraction)
