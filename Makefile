@@ -1,0 +1,49 @@
+# make quickstart [SEED=n]   environment, install, train the embedded model on the embedded tasks, evaluate
+# make test                  environment, install with development tools, all tests
+# make lint                  formatting, style and types
+# make nano                  rebuild the embedded model's weights
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+SEED ?= 0
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+.PHONY: quickstart test lint format nano clean
+
+quickstart: $(VENV)/.train
+	$(BIN)/python -m triune.quickstart --seed $(SEED)
+
+# One thread per worker: two processes that each spread over all cores only wait for each other.
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+nano: $(VENV)/.train
+	$(BIN)/python -m triune.policy.nano.build
+
+clean:
+	rm -rf $(VENV)
+
+# Stamps: an environment is made once, and brought up to date when the declared versions change.
+$(VENV)/.torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install $(TORCH)
+	touch $@
+
+$(VENV)/.train: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) install -c constraints.txt -e '.[train,dev]'
+	touch $@ $(VENV)/.train
