@@ -95,11 +95,15 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
 
 @st.composite
 def verdicts(draw: st.DrawFn) -> Verdict:
-    component = Component(name="math", value=draw(unit), weight=1.0, metrics={"iou": draw(unit)}, detail=draw(st.text()))
+    component = Component(
+        name="math", value=draw(unit), weight=1.0, metrics={"iou": draw(unit)}, detail=draw(st.text())
+    )
     failed = Component(name="other", value=None, weight=0.5, status="timeout")
     components = draw(st.sampled_from([(component,), (component, failed)]))
     reward = draw(st.floats(allow_nan=False)) if len(components) == 1 else None
-    return Verdict(id=draw(names), reward=reward, components=components, correct=draw(st.none() | st.booleans()))
+    return Verdict(
+        id=draw(names), reward=reward, components=components, correct=draw(st.none() | st.booleans())
+    )
 
 
 @FEW
@@ -143,4 +147,6 @@ def test_integers_beyond_64_bits_are_an_error_not_a_change(tmp_path: Path) -> No
 def _round_trip(rows: list[Frozen], model: type[Frozen], folder: Path) -> None:
     path = folder / "rows.parquet"
     parquet.write(path, rows, model)
-    assert [row.model_dump_json() for row in parquet.read(path, model)] == [row.model_dump_json() for row in rows]
+    assert [row.model_dump_json() for row in parquet.read(path, model)] == [
+        row.model_dump_json() for row in rows
+    ]

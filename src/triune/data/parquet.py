@@ -43,7 +43,10 @@ def write(path: Path, rows: Sequence[M], model: type[M]) -> None:
             for start in range(0, len(rows), ROWS_PER_GROUP):
                 chunk = rows[start : start + ROWS_PER_GROUP]
                 cells = [
-                    pa.array([getattr(row, name) if native else _json(row, name) for row in chunk], schema.field(name).type)
+                    pa.array(
+                        [getattr(row, name) if native else _json(row, name) for row in chunk],
+                        schema.field(name).type,
+                    )
                     for name, native in columns.items()
                 ]
                 writer.write_table(pa.table(cells, schema=schema))
@@ -79,7 +82,9 @@ def check_type(path: Path, model: type[Frozen]) -> None:
         what = f"holds {held} objects" if held else "was not written by triune"
         raise DataError(f"{path} {what}, expected {model.__name__}; foreign rows are read through an adapter")
     if version > FORMAT_VERSION:
-        raise DataError(f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update triune")
+        raise DataError(
+            f"{path} has format {version}, this version reads up to {FORMAT_VERSION}; update triune"
+        )
 
 
 def decode(model: type[M], row: Mapping[str, Any], where: str) -> M:

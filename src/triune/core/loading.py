@@ -1,0 +1,334 @@
+"""Recipe files: YAML with source locations, one level of inheritance, dotted overrides, errors that point at a line.
+
+Precedence: defaults < base file < file < command line.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from triune.core.errors import RecipeError, nearest
+from triune.core.recipe import PlugIn, Recipe
+
+Key = tuple[str | int, ...]
+
+GROUP_SIZE = "train.rollouts_per_prompt"
+ALIASES = {
+    "num_generations": GROUP_SIZE,  # TRL
+    "train.num_generations": GROUP_SIZE,
+    "rollout.n": GROUP_SIZE,  # verl
+    "actor_rollout_ref.rollout.n": GROUP_SIZE,
+    "n_samples_per_prompt": GROUP_SIZE,  # OpenRLHF
+    "train.n_samples_per_prompt": GROUP_SIZE,
+}
+"""What other frameworks call our keys: accepted with a warning."""
+
+
+class RecipeWarning(UserWarning):
+    """Something in a recipe that works but should be written another way."""
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.2's numbers and booleans: 1e-6 is a number, and on, off, yes, no are words."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [
+        (tag, rule) for tag, rule in rules if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")
+    ]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF")
+)
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf|\.nan)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+@dataclass
+class Layer:
+    """Values from one place, and where each key was written ('file:line', 'command line')."""
+
+    values: dict[str, Any]
+    places: dict[Key, str] = field(default_factory=dict)
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads, merges and validates. Raises RecipeError that names file, line, key, and what was expected."""
+    layers = [read(path)]
+    base = layers[0].values.pop("base", None)
+    if base is not None:
+        under = read(path.parent / str(base))
+        if "base" in under.values:
+            raise RecipeError(
+                f"{path.parent / str(base)}: a base cannot have a base of its own; inherit one level only"
+            )
+        layers.insert(0, under)
+    layers.append(_command_line(overrides))
+    values: Any = {}
+    places: dict[Key, str] = {(): str(path)}
+    for layer in layers:
+        _rename(layer)
+        values = merge(values, layer.values)
+        places |= layer.places
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(explain(error, values, places)) from None
+
+
+def read(path: Path) -> Layer:
+    """One YAML file with the place of every key. Raises RecipeError when it is missing or malformed."""
+    try:
+        loader = _Yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}") from error
+    layer = Layer({})
+    try:
+        node = loader.get_single_node()
+        values = {} if node is None else _construct(loader, node, (), str(path), layer.places)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        raise RecipeError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys, got {type(values).__name__}")
+    layer.values = values
+    return layer
+
+
+def _construct(loader: _Yaml, node: yaml.Node, key: Key, file: str, places: dict[Key, str]) -> Any:
+    places[key] = f"{file}:{node.start_mark.line + 1}"
+    if isinstance(node, yaml.SequenceNode):
+        return [_construct(loader, item, (*key, i), file, places) for i, item in enumerate(node.value)]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    values: dict[Any, Any] = {}
+    for name_node, value_node in node.value:
+        name = loader.construct_object(name_node)
+        line = name_node.start_mark.line + 1
+        if name in values:
+            raise RecipeError(f"{file}:{line}: {dotted((*key, name))} is given twice")
+        values[name] = _construct(loader, value_node, (*key, name), file, places)
+        places[(*key, name)] = f"{file}:{line}"
+    return values
+
+
+def _command_line(overrides: Sequence[str]) -> Layer:
+    given: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"command line: {text!r} is not an override; write key.path=value")
+        try:
+            given[key] = yaml.load(value, _Yaml)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"command line: {text!r}: the value is not YAML: {error}") from error
+    values = tree(given)
+    return Layer(values, {_split(key): f"command line ({key})" for key in given})
+
+
+def _split(key: str) -> Key:
+    return tuple(int(p) if p.isdigit() else p for p in re.sub(r"\[(\d+)\]", r".\1", key).split("."))
+
+
+def dotted(key: Sequence[str | int]) -> str:
+    """data.sources[0].weight"""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+
+
+def tree(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings; list positions stay integer keys, which `merge` understands."""
+    root: dict[Any, Any] = {}
+    for key, value in overrides.items():
+        *above, last = _split(key)
+        node = root
+        for part in above:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"{key!r} goes below a key that is itself given a value")
+        node[last] = value
+    return root
+
+
+def merge(under: Any, over: Any) -> Any:
+    """`over` laid on `under`: mappings key by key, everything else replaced.
+
+    A plug-in of another `kind` replaces the one below it whole: its options would mean nothing to the new one.
+    """
+    if isinstance(over, dict) and isinstance(under, str):  # `policy: nano` below `policy.option=...`
+        under = {"kind": under}
+    if isinstance(under, dict) and isinstance(over, dict):
+        if "kind" in over and over["kind"] != under.get("kind"):
+            return over
+        return under | {
+            key: merge(under[key], value) if key in under else value for key, value in over.items()
+        }
+    if isinstance(under, list) and isinstance(over, dict) and over and all(isinstance(i, int) for i in over):
+        if max(over) >= len(under):
+            raise RecipeError(f"position [{max(over)}] is beyond the end of a list of {len(under)}")
+        return [merge(item, over[i]) if i in over else item for i, item in enumerate(under)]
+    return over
+
+
+def _rename(layer: Layer) -> None:
+    """Moves aliases of other frameworks to their place, with a warning."""
+    for alias, name in ALIASES.items():
+        try:
+            value = _take(layer.values, _split(alias))
+        except KeyError:
+            continue
+        place = layer.places.get(_split(alias), "recipe")
+        section, leaf = name.split(".")
+        target = layer.values.setdefault(section, {})
+        if target.setdefault(leaf, value) != value:
+            raise RecipeError(
+                f"{place}: {alias} is an alias of {name}, which is also given, with another value"
+            )
+        layer.places[(section, leaf)] = place
+        warnings.warn(f"{place}: {alias} is read as {name}; write it so", RecipeWarning, stacklevel=4)
+
+
+def _take(values: Any, key: Key) -> Any:
+    """Removes and returns the value at a key, and the mappings that this leaves empty. Raises KeyError."""
+    head, *rest = key
+    if not isinstance(values, dict):
+        raise KeyError(head)
+    if not rest:
+        return values.pop(head)
+    value = _take(values[head], tuple(rest))
+    if not values[head]:
+        del values[head]
+    return value
+
+
+def explain(error: ValidationError, values: Any, places: Mapping[Key, str]) -> str:
+    """Every error on a line of its own: place, dotted key, what was expected and what was given."""
+    lines: dict[Key, list[str]] = {}
+    given: dict[Key, str] = {}
+    for problem in error.errors(include_url=False):
+        key = _known(values, problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            section = section_at(Recipe, values, key[:-1])
+            text = f"unknown key; {nearest(str(key[-1]), section.model_fields if section else ())}"
+        elif problem["type"] == "missing":
+            key = (*key, str(problem["loc"][-1]))
+            text = "is required and missing"
+        elif problem["type"] in ("plugin", "value_error"):
+            text = problem["msg"].removeprefix("Value error, ")
+        else:
+            text = problem["msg"].replace("Input should be", "expected")
+            given[key] = f", got {problem['input']!r} ({type(problem['input']).__name__})"
+        lines.setdefault(key, []).append(text)
+    return "\n".join(
+        f"{_place(places, key)}: {dotted(key) or 'recipe'}: {' or '.join(texts)}{given.get(key, '')}"
+        for key, texts in lines.items()
+    )
+
+
+def _known(values: Any, loc: Sequence[str | int]) -> Key:
+    """The part of an error's location that exists in the data: unions append the names of their branches."""
+    key: list[str | int] = []
+    for part in loc:
+        inside = (
+            part in values
+            if isinstance(values, dict)
+            else isinstance(values, list | tuple) and isinstance(part, int)
+        )
+        if not inside:
+            break
+        values = values[part]
+        key.append(part)
+    return tuple(key)
+
+
+def _place(places: Mapping[Key, str], key: Key) -> str:
+    while key not in places:
+        key = key[:-1]
+    return places[key]
+
+
+def section_at(model: type[BaseModel], values: Any, key: Sequence[str | int]) -> type[BaseModel] | None:
+    """The options class that validates the mapping at this key, plug-ins included."""
+    for part in key:
+        values = values[part]
+        if isinstance(part, int):
+            continue
+        info = model.model_fields.get(part)
+        inner = _section(info, values) if info else None
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def _section(info: FieldInfo, values: Any) -> type[BaseModel] | None:
+    for mark in info.metadata:
+        if isinstance(mark, PlugIn):
+            kind, options = str(values.get("kind") if isinstance(values, dict) else values), mark.options()
+            return options[kind] if kind in options else None  # noqa: SIM401 (a registry has no get)
+    return _model_in(info.annotation)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One key of the recipe: dotted path, type, default (as text, 'required' where there is none), description."""
+
+    key: str
+    type: str
+    default: str
+    doc: str
+
+
+def leaves(model: type[BaseModel] = Recipe, prefix: str = "", plugins: bool = False) -> list[Leaf]:
+    """Every key of the core in order; a plug-in field counts as one, or with `plugins` is followed by the keys of
+    each of its kinds."""
+    found: list[Leaf] = []
+    for name, info in model.model_fields.items():
+        marks = [mark for mark in info.metadata if isinstance(mark, PlugIn)]
+        inner = None if marks else _model_in(info.annotation)
+        many = "[]" if "tuple" in str(info.annotation) and inner else ""
+        key = f"{prefix}{name}{many}"
+        if inner is not None:
+            found += leaves(inner, key + ".", plugins)
+            continue
+        default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
+        if marks:
+            kinds = ", ".join(marks[0].options()) if plugins else ""
+            found.append(
+                Leaf(key, "plug-in", default, (info.description or name) + (f": {kinds}" if kinds else ""))
+            )
+            if plugins:
+                for kind in marks[0].options():
+                    options = marks[0].options()[kind]
+                    found += [
+                        leaf for leaf in leaves(options, f"{key}({kind}).") if not leaf.key.endswith(").kind")
+                    ]
+            continue
+        found.append(Leaf(key, _type(info.annotation), default, info.description or ""))
+    return found
+
+
+def _type(annotation: Any) -> str:
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return str(annotation).replace("typing.", "").replace("NoneType", "None")

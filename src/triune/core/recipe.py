@@ -1,0 +1,268 @@
+"""A recipe: everything that a run depends on, in one validated, printable, reproducible object.
+
+Policy, rollout, algorithm and data adapters are plug-ins that own their parameters: the recipe only knows where to
+look their options up. What is declared here is the core, which a test keeps small.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, JsonValue, PrivateAttr, ValidationError, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from triune.core.base import Frozen
+from triune.core.errors import RecipeError, nearest
+from triune.core.registry import Registry
+from triune.core.schedule import Progress
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """Marks a field whose options class is looked up by `kind` in a registry, named 'module:NAME'.
+
+    In a file: `{kind: NAME, option: value, ...}`, or NAME alone where every option has a default.
+    """
+
+    registry: str
+
+    def options(self) -> Registry[type[BaseModel]]:
+        module, _, name = self.registry.partition(":")
+        registry: Registry[type[BaseModel]] = getattr(importlib.import_module(module), name)
+        return registry
+
+    def validate(self, value: Any) -> BaseModel:
+        registry = self.options()
+        if isinstance(value, BaseModel):
+            return value
+        given = {"kind": value} if isinstance(value, str) else value
+        if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
+            raise PydanticCustomError(
+                "plugin", "expected a name or {{kind: NAME, ...}}; {hint}", {"hint": nearest("", registry)}
+            )
+        kind = given["kind"]
+        if kind not in registry:
+            raise PydanticCustomError(
+                "plugin", "unknown {what} '{kind}'; {hint}",
+                {"what": registry.kind, "kind": kind, "hint": nearest(kind, registry)},
+            )  # fmt: skip
+        options = registry[kind]
+        # Errors raised inside keep their own key path below this field's.
+        return options.model_validate(
+            given if "kind" in options.model_fields else {k: v for k, v in given.items() if k != "kind"}
+        )
+
+    def dump(self, value: BaseModel) -> dict[str, Any]:
+        registry = self.options()
+        kind = next((name for name in registry if registry[name] is type(value)), type(value).__name__)
+        return {"kind": kind, **value.model_dump(mode="json")}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.validate, serialization=core_schema.plain_serializer_function_ser_schema(self.dump)
+        )
+
+
+PolicyOptions = Annotated[BaseModel, PlugIn("triune.policy.options:POLICIES")]
+RolloutOptions = Annotated[BaseModel, PlugIn("triune.rollout.options:ROLLOUTS")]
+AlgoOptions = Annotated[BaseModel, PlugIn("triune.algo.options:ALGOS")]
+AdapterOptions = Annotated[BaseModel, PlugIn("triune.data.adapters:ADAPTERS")]
+
+
+class SourceSpec(Frozen):
+    """Where samples come from: embedded sources by pattern, or files through an adapter."""
+
+    name: str = Field(
+        description="name in every metric; or a pattern over the embedded sources: embedded/counting/*"
+    )
+    path: str | None = Field(None, description="file or glob of Parquet, JSONL or JSON rows; none: embedded")
+    adapter: AdapterOptions = Field("triune", validate_default=True, description="row format of the files")
+    weight: float = Field(
+        1.0, gt=0, description="share of the prompts; divided evenly among all that a pattern matches"
+    )
+    heldout_path: str | None = Field(None, description="file or glob with the held-out rows")
+    heldout_fraction: float = Field(
+        0.0, ge=0, lt=1, description="or: share of the rows, chosen by id, that is held out"
+    )
+
+
+class DataSpec(Frozen):
+    sources: tuple[SourceSpec, ...] = Field(min_length=1, description="what is trained and evaluated on")
+    heldout_per_source: int = Field(64, ge=0, description="held-out samples of each source in an evaluation")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="a row that cannot be used stops the run, or is skipped, counted and reported"
+    )
+
+
+class JudgeSpec(Frozen):
+    deadline_s: float = Field(30.0, gt=0, description="seconds that one verdict may take")
+    workers: int = Field(
+        2, ge=0, description="killable processes that run verifiers; 0: in this process, no deadline"
+    )
+    max_failure_rate: float = Field(
+        0.05, ge=0, le=1, description="share of a source's rollouts that may go unjudged before the run stops"
+    )
+
+
+class OptimizerSpec(Frozen):
+    """AdamW. Modules are named as the policy names them (vision, connector, language for V-Triune)."""
+
+    lr: float = Field(1e-6, ge=0, description="learning rate")
+    lr_by_module: dict[str, float] = Field(
+        default_factory=dict, description="learning rates that differ, by module"
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="of the rate, after warm-up, to 0"
+    )
+    warmup_fraction: float = Field(
+        0.05, ge=0, lt=1, description="share of the run in which the rate rises from 0"
+    )
+    clip_norm: float = Field(
+        1.0, gt=0, description="global gradient norm above which gradients are scaled down"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of the first and second moment")
+    weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay")
+
+
+class TrainSpec(Frozen):
+    total_steps: int = Field(ge=1, description="rollout batches in the run; schedules are fractions of it")
+    prompts_per_step: int = Field(ge=1, description="samples drawn for one rollout batch")
+    rollouts_per_prompt: int = Field(8, ge=1, description="group size G")
+    minibatches_per_step: int = Field(
+        1, ge=1, description="optimiser steps per rollout batch; 1 is on-policy"
+    )
+    optimizer: OptimizerSpec = OptimizerSpec()
+    freeze: tuple[str, ...] = Field((), description="modules whose weights do not change")
+    eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
+    checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
+
+    @model_validator(mode="after")
+    def _divides(self) -> TrainSpec:
+        if self.prompts_per_step % self.minibatches_per_step:
+            raise ValueError(
+                f"prompts_per_step ({self.prompts_per_step}) must be a multiple of minibatches_per_step "
+                f"({self.minibatches_per_step}), so that every optimiser step sees whole groups"
+            )
+        return self
+
+
+REFLECTION = (
+    "re-check", "re-evaluate", "re-examine", "re-think", "recheck", "reevaluate", "reexamine", "reevaluation", "rethink",
+    "check again", "think again", "try again", "verify", "wait", "yet",
+)  # fmt: skip
+"""V-Triune's fifteen reflection words, matched as substrings of the lower-cased text."""
+
+
+class MonitorSpec(Frozen):
+    sinks: tuple[str, ...] = Field(("console",), description="where metrics go besides the run's own files")
+    words: tuple[str, ...] = Field(REFLECTION, description="words whose use is counted per source")
+    rollouts_every: int = Field(1, ge=0, description="steps between saved rollouts; 0: none")
+
+
+class Stage(Frozen):
+    """Overrides that hold until a fraction of the run is done, as the run would have been given them by `a.b=c`."""
+
+    until: float = Field(gt=0, le=1, description="fraction of the run (inclusive) that this stage ends at")
+    overrides: dict[str, JsonValue] = Field(
+        description="dotted keys under algo, rollout, judge or train.optimizer"
+    )
+
+
+STAGED = ("algo.", "rollout.", "judge.", "train.optimizer.", "train.freeze")
+"""What may change while a run goes on. Data order, batch sizes and the policy's shape may not: resuming depends on them."""
+
+
+class Recipe(Frozen):
+    """See the fields' descriptions, or `triune train --help`."""
+
+    name: str = Field(min_length=1, description="names the run")
+    seed: int = Field(0, ge=0, description="of everything that is drawn")
+    data: DataSpec
+    policy: PolicyOptions
+    rollout: RolloutOptions
+    algo: AlgoOptions
+    train: TrainSpec
+    judge: JudgeSpec = JudgeSpec()
+    monitor: MonitorSpec = MonitorSpec()
+    stages: tuple[Stage, ...] = Field(
+        (), description="overrides over time; after the last one the recipe as it is"
+    )
+
+    _staged: tuple[tuple[float, Recipe], ...] = PrivateAttr(())
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """Reads a recipe file; `overrides` are `a.b=c` with YAML values. Raises RecipeError naming file, line and key."""
+        from triune.core.loading import load
+
+        return load(Path(path), overrides)
+
+    @model_validator(mode="after")
+    def _stages_hold(self) -> Recipe:
+        bounds = [stage.until for stage in self.stages]
+        if bounds != sorted(set(bounds)):
+            raise ValueError(f"stages must end at rising fractions of the run, got {bounds}")
+        self._staged = tuple(
+            (s.until, self._overridden(f"stages[{i}]", s)) for i, s in enumerate(self.stages)
+        )
+        return self
+
+    def _overridden(self, where: str, stage: Stage) -> Recipe:
+        from triune.core.loading import merge, tree
+
+        for key in stage.overrides:
+            if not key.startswith(STAGED) or key.endswith(".kind"):
+                raise ValueError(
+                    f"{where}: {key!r} cannot change during a run; what can: {', '.join(STAGED)}"
+                )
+        whole = {**self.dump(), "stages": ()}
+        try:
+            return Recipe.model_validate(merge(whole, tree(stage.overrides)))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+    def at(self, progress: Progress) -> Recipe:
+        """The recipe as it stands at this progress: the first stage whose bound is >= it, else this recipe."""
+        # The same tolerance as in schedules: a bound of 0.1 includes step 10 of 100.
+        return next((staged for until, staged in self._staged if progress.fraction <= until + 1e-9), self)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data that validates back to an equal recipe."""
+        data: dict[str, Any] = json.loads(self.model_dump_json())
+        return data
+
+    def to_yaml(self) -> str:
+        """The resolved recipe: every key, every default."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True, width=110)
+
+    def arithmetic(self, samples_per_epoch: int | None = None) -> list[tuple[str, str]]:
+        """The batch arithmetic in words, printed when a run starts: (label, value) rows."""
+        t = self.train
+        rollouts = t.prompts_per_step * t.rollouts_per_prompt
+        prompts = t.prompts_per_step * t.total_steps
+        rows = [
+            ("rollouts per step", f"{t.prompts_per_step} prompts x {t.rollouts_per_prompt} rollouts = {rollouts}"),
+            ("optimiser steps per rollout batch", f"{t.minibatches_per_step} of {rollouts // t.minibatches_per_step} rollouts"),
+            ("in total", f"{t.total_steps} steps, {prompts} prompts, {rollouts * t.total_steps} rollouts, "
+             f"{t.minibatches_per_step * t.total_steps} optimiser steps"),
+            ("warm-up", f"{round(t.optimizer.warmup_fraction * t.total_steps)} steps"),
+        ]  # fmt: skip
+        if samples_per_epoch is None:
+            return [*rows, ("samples per epoch", "unlimited (drawn on demand)")]
+        return [
+            *rows,
+            (
+                "samples per epoch",
+                f"{samples_per_epoch}; the run is {prompts / samples_per_epoch:.2f} epochs",
+            ),
+        ]
+
+
+__all__ = ["PlugIn", "Recipe", "RecipeError", "SourceSpec", "Stage"]

@@ -1,0 +1,181 @@
+"""Sources: named collections of samples. A source object is one split of one collection."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from triune.core.errors import DataError, RecipeError, nearest
+from triune.core.recipe import DataSpec, SourceSpec
+from triune.core.sample import Sample
+from triune.data.adapters import ADAPTERS, Adapter
+from triune.data.rows import BadRow, Row, read_rows
+
+Split = Literal["train", "heldout"]
+EMBEDDED = "embedded/"
+
+
+class Source(Protocol):
+    """One split of a collection. `sample(i)` is a pure function of `i`, so that order can be computed, not stored."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def num_samples(self) -> int | None:
+        """How many there are; None for a source that draws without end."""
+
+    def sample(self, index: int) -> Sample:
+        """Sample number `index`, in [0, num_samples)."""
+
+
+class EmbeddedSource:
+    """A source that draws its samples: number `index` depends on (name, seed, split, index) and nothing else."""
+
+    num_samples: int | None = None
+
+    def __init__(self, name: str, seed: int, split: Split) -> None:
+        from triune.data import embedded  # needs the `embedded` extra
+
+        key = name.removeprefix(EMBEDDED)
+        if key not in embedded.SOURCES:
+            raise RecipeError(f"unknown embedded source {name!r}: {nearest(key, embedded.SOURCES)}")
+        self._drawn = embedded.SOURCES[key]
+        self.name, self.task, self.seed, self.split = self._drawn.name, self._drawn.task, seed, split
+
+    def sample(self, index: int) -> Sample:
+        return self._drawn.draw(index, self.seed, self.split)
+
+
+class TableSource:
+    """The rows of one or more files, through an adapter; every row is read and checked when the source is opened.
+
+    `path` is a file or a glob. A share `heldout_fraction` of the rows, chosen by their id, forms the held-out split,
+    unless that has a file of its own. Bad rows raise DataError, or with `on_bad_row='skip'` are counted in `skipped`
+    by reason. Duplicate ids are bad rows.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        adapter: str | Adapter = "triune",
+        *,
+        name: str = "",
+        split: Split = "train",
+        heldout_fraction: float = 0.0,
+        on_bad_row: Literal["error", "skip"] = "error",
+        seed: int = 0,
+    ) -> None:
+        self.adapter = ADAPTERS[adapter](kind=adapter) if isinstance(adapter, str) else adapter
+        self.name, self.split, self.seed = name or Path(path).stem, split, seed
+        self.skipped: Counter[str] = Counter()
+        self._samples: list[Sample] = []
+        ids: dict[str, str] = {}
+        for row in self._rows(path):
+            try:
+                sample = self.adapter.sample(row)
+                where = f"{row.file}, row {row.number}"
+                if sample.id in ids:
+                    raise row.error("duplicate_id", f"id {sample.id!r} is already taken by {ids[sample.id]}")
+                ids[sample.id] = where
+            except BadRow as error:
+                if on_bad_row == "error":
+                    raise
+                self.skipped[error.reason] += 1
+                continue
+            if not heldout_fraction or (_share(sample.id) < heldout_fraction) == (split == "heldout"):
+                self._samples.append(sample)
+        if not self._samples:
+            raise DataError(
+                f"source {self.name!r} has no usable {split} rows in {path} (skipped: {dict(self.skipped)})"
+            )
+
+    def _rows(self, path: str) -> Iterator[Row]:
+        files = sorted(glob.glob(path, recursive=True))
+        if not files:
+            raise DataError(f"source {self.name!r}: no file matches {path!r}")
+        for file in map(Path, files):
+            folder = self.adapter.folder or file.parent
+            for number, values in enumerate(read_rows(file)):
+                yield Row(values, file, number, folder, self.name, self.split, self.seed)
+
+    @property
+    def task(self) -> str:
+        tasks = {sample.task for sample in self._samples}
+        return tasks.pop() if len(tasks) == 1 else "mixed"
+
+    @property
+    def num_samples(self) -> int:
+        return len(self._samples)
+
+    def sample(self, index: int) -> Sample:
+        return self._samples[index]
+
+
+def _share(id: str) -> float:
+    """A number in [0, 1) that depends on the id alone: adding rows never moves another between splits."""
+    return int.from_bytes(hashlib.sha256(id.encode()).digest()[:6], "big") / 2**48
+
+
+def open_sources(data: DataSpec, seed: int, split: Split) -> list[tuple[Source, float]]:
+    """The sources of a recipe's split with their weights. A pattern's weight is divided evenly among its matches.
+
+    Held out, sources without held-out rows are left out. Raises RecipeError for a name that matches nothing or twice.
+    """
+    opened: list[tuple[Source, float]] = []
+    for spec in data.sources:
+        sources = _open(spec, data.on_bad_row, seed, split)
+        opened += [(source, spec.weight / len(sources)) for source in sources]
+    repeated = [name for name, n in Counter(source.name for source, _ in opened).items() if n > 1]
+    if repeated:
+        raise RecipeError(f"sources {repeated} appear twice in data.sources; a source may be named once")
+    return opened
+
+
+def _open(
+    spec: SourceSpec, on_bad_row: Literal["error", "skip"], seed: int, split: Split
+) -> Sequence[Source]:
+    if spec.path is None:
+        return [EmbeddedSource(name, seed, split) for name in match(spec.name)]
+    if not isinstance(spec.adapter, Adapter):
+        raise RecipeError(f"source {spec.name!r}: {type(spec.adapter).__name__} is not a data adapter")
+    path, fraction = spec.path, spec.heldout_fraction
+    if spec.heldout_path is not None:
+        if fraction:
+            raise RecipeError(f"source {spec.name!r}: give heldout_path or heldout_fraction, not both")
+        path = spec.heldout_path if split == "heldout" else path
+    elif split == "heldout" and not fraction:
+        return []
+    return [
+        TableSource(
+            path,
+            spec.adapter,
+            name=spec.name,
+            split=split,
+            heldout_fraction=fraction,
+            on_bad_row=on_bad_row,
+            seed=seed,
+        )
+    ]
+
+
+def match(pattern: str) -> list[str]:
+    """The embedded sources that a name or pattern (`embedded/counting/*`) stands for. Raises RecipeError for none."""
+    from triune.data import embedded
+
+    names = [EMBEDDED + name for name in embedded.SOURCES]
+    found = fnmatch.filter(names, pattern)
+    if not found:
+        raise RecipeError(
+            f"data source {pattern!r} matches no embedded source ({nearest(pattern, names)}); "
+            "a source of your own needs a `path`"
+        )
+    return found
