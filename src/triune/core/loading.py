@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from triune.core.errors import RecipeError, nearest
-from triune.core.recipe import PlugIn, Recipe
+from triune.core.plugin import PlugIn
+from triune.core.recipe import Recipe
 
 Key = tuple[str | int, ...]
 
@@ -111,7 +112,8 @@ def read(path: Path) -> Layer:
 
 
 def _construct(loader: _Yaml, node: yaml.Node, key: Key, file: str, places: dict[Key, str]) -> Any:
-    places[key] = f"{file}:{node.start_mark.line + 1}"
+    if key:
+        places[key] = f"{file}:{node.start_mark.line + 1}"
     if isinstance(node, yaml.SequenceNode):
         return [_construct(loader, item, (*key, i), file, places) for i, item in enumerate(node.value)]
     if not isinstance(node, yaml.MappingNode):
@@ -164,7 +166,7 @@ def tree(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return root
 
 
-def merge(under: Any, over: Any) -> Any:
+def merge(under: Any, over: Any, key: Key = ()) -> Any:
     """`over` laid on `under`: mappings key by key, everything else replaced.
 
     A plug-in of another `kind` replaces the one below it whole: its options would mean nothing to the new one.
@@ -174,13 +176,11 @@ def merge(under: Any, over: Any) -> Any:
     if isinstance(under, dict) and isinstance(over, dict):
         if "kind" in over and over["kind"] != under.get("kind"):
             return over
-        return under | {
-            key: merge(under[key], value) if key in under else value for key, value in over.items()
-        }
+        return under | {k: merge(under[k], v, (*key, k)) if k in under else v for k, v in over.items()}
     if isinstance(under, list) and isinstance(over, dict) and over and all(isinstance(i, int) for i in over):
         if max(over) >= len(under):
-            raise RecipeError(f"position [{max(over)}] is beyond the end of a list of {len(under)}")
-        return [merge(item, over[i]) if i in over else item for i, item in enumerate(under)]
+            raise RecipeError(f"{dotted((*key, max(over)))} is beyond the end of a list of {len(under)}")
+        return [merge(item, over[i], (*key, i)) if i in over else item for i, item in enumerate(under)]
     return over
 
 
@@ -219,7 +219,14 @@ def explain(error: ValidationError, values: Any, places: Mapping[Key, str]) -> s
     """Every error on a line of its own: place, dotted key, what was expected and what was given."""
     lines: dict[Key, list[str]] = {}
     given: dict[Key, str] = {}
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    for problem in problems:
+        # A list is also reported as too short when its items failed: only the items' own errors say something.
+        if any(
+            len(p["loc"]) > len(problem["loc"]) and p["loc"][: len(problem["loc"])] == problem["loc"]
+            for p in problems
+        ):
+            continue
         key = _known(values, problem["loc"])
         if problem["type"] == "extra_forbidden":
             section = section_at(Recipe, values, key[:-1])
@@ -234,7 +241,7 @@ def explain(error: ValidationError, values: Any, places: Mapping[Key, str]) -> s
             given[key] = f", got {problem['input']!r} ({type(problem['input']).__name__})"
         lines.setdefault(key, []).append(text)
     return "\n".join(
-        f"{_place(places, key)}: {dotted(key) or 'recipe'}: {' or '.join(texts)}{given.get(key, '')}"
+        ": ".join(filter(None, (_place(places, key), dotted(key), " or ".join(texts) + given.get(key, ""))))
         for key, texts in lines.items()
     )
 
@@ -243,14 +250,10 @@ def _known(values: Any, loc: Sequence[str | int]) -> Key:
     """The part of an error's location that exists in the data: unions append the names of their branches."""
     key: list[str | int] = []
     for part in loc:
-        inside = (
-            part in values
-            if isinstance(values, dict)
-            else isinstance(values, list | tuple) and isinstance(part, int)
-        )
-        if not inside:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
             break
-        values = values[part]
         key.append(part)
     return tuple(key)
 

@@ -6,68 +6,17 @@ look their options up. What is declared here is the core, which a test keeps sma
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, JsonValue, PrivateAttr, ValidationError, model_validator
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from triune.core.base import Frozen
-from triune.core.errors import RecipeError, nearest
-from triune.core.registry import Registry
+from triune.core.plugin import PlugIn
 from triune.core.schedule import Progress
-
-
-@dataclass(frozen=True)
-class PlugIn:
-    """Marks a field whose options class is looked up by `kind` in a registry, named 'module:NAME'.
-
-    In a file: `{kind: NAME, option: value, ...}`, or NAME alone where every option has a default.
-    """
-
-    registry: str
-
-    def options(self) -> Registry[type[BaseModel]]:
-        module, _, name = self.registry.partition(":")
-        registry: Registry[type[BaseModel]] = getattr(importlib.import_module(module), name)
-        return registry
-
-    def validate(self, value: Any) -> BaseModel:
-        registry = self.options()
-        if isinstance(value, BaseModel):
-            return value
-        given = {"kind": value} if isinstance(value, str) else value
-        if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
-            raise PydanticCustomError(
-                "plugin", "expected a name or {{kind: NAME, ...}}; {hint}", {"hint": nearest("", registry)}
-            )
-        kind = given["kind"]
-        if kind not in registry:
-            raise PydanticCustomError(
-                "plugin", "unknown {what} '{kind}'; {hint}",
-                {"what": registry.kind, "kind": kind, "hint": nearest(kind, registry)},
-            )  # fmt: skip
-        options = registry[kind]
-        # Errors raised inside keep their own key path below this field's.
-        return options.model_validate(
-            given if "kind" in options.model_fields else {k: v for k, v in given.items() if k != "kind"}
-        )
-
-    def dump(self, value: BaseModel) -> dict[str, Any]:
-        registry = self.options()
-        kind = next((name for name in registry if registry[name] is type(value)), type(value).__name__)
-        return {"kind": kind, **value.model_dump(mode="json")}
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            self.validate, serialization=core_schema.plain_serializer_function_ser_schema(self.dump)
-        )
-
 
 PolicyOptions = Annotated[BaseModel, PlugIn("triune.policy.options:POLICIES")]
 RolloutOptions = Annotated[BaseModel, PlugIn("triune.rollout.options:ROLLOUTS")]
@@ -263,6 +212,3 @@ class Recipe(Frozen):
                 f"{samples_per_epoch}; the run is {prompts / samples_per_epoch:.2f} epochs",
             ),
         ]
-
-
-__all__ = ["PlugIn", "Recipe", "RecipeError", "SourceSpec", "Stage"]

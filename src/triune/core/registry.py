@@ -1,7 +1,7 @@
 """Named plug-ins: one decorator to register, one place to look up, entry points for packages outside.
 
-A registry knows the built-in modules of its kind and imports them on the first look-up, so that importing
-`triune` stays cheap and a plug-in that needs an extra fails only when it is asked for.
+A registry knows the built-in modules of its kind and imports them when a name is looked up that is not there yet, so
+that importing `triune` stays cheap and a plug-in that needs an extra fails only when it is asked for.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Plug-ins of one kind, by name. `package` is imported module by module when a name is first looked up."""
+    """Plug-ins of one kind, by name. `package` (or one module) holds the built-in ones; it is imported, module by
+    module, when all names are asked for or one that is not registered yet."""
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
@@ -35,13 +36,13 @@ class Registry(Generic[T]):
         return add
 
     def __getitem__(self, name: str) -> T:
-        self._load()
-        if name not in self._items:
+        if name not in self:
             raise RecipeError(f"unknown {self.kind} {name!r}: {nearest(name, self._items)}")
         return self._items[name]
 
     def __contains__(self, name: str) -> bool:
-        self._load()
+        if name not in self._items:
+            self._load()
         return name in self._items
 
     def __iter__(self) -> Iterator[str]:
@@ -53,7 +54,7 @@ class Registry(Generic[T]):
             return
         self._loaded = True
         package = importlib.import_module(self.package)
-        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        for module in pkgutil.walk_packages(getattr(package, "__path__", ()), package.__name__ + "."):
             importlib.import_module(module.name)
         for point in entry_points(group=f"triune.{self.kind}"):
             point.load()

@@ -120,7 +120,7 @@ def heldout(recipe: Recipe, seed: int | None = None, samples: int | None = None)
 def _apportion(weights: Sequence[float], total: int) -> NDArray[np.int64]:
     """Whole numbers that add up to `total`, nearest to the weights' shares (largest remainders), each at least 1."""
     exact = np.asarray(weights, np.float64) / np.sum(weights) * total
-    counts = np.maximum(1, np.floor(exact)).astype(np.int64)
+    counts: NDArray[np.int64] = np.maximum(1, np.floor(exact)).astype(np.int64)
     while counts.sum() > total:  # tiny weights were rounded up; the largest pay
         counts[np.argmax(counts)] -= 1
     remainders = np.argsort(counts - exact, kind="stable")

@@ -93,7 +93,7 @@ def test_skipped_rows_are_counted_by_reason(rows_file: RowsFile) -> None:
 
 def test_nothing_usable_is_an_error_even_when_skipping(rows_file: RowsFile) -> None:
     path = rows_file(2, change=lambda _, row: row.update(media=["gone.png"]))
-    with pytest.raises(DataError, match="no usable train rows.*missing_media"):
+    with pytest.raises(DataError, match=r"no usable train rows.*missing_media"):
         TableSource(str(path), "triune", on_bad_row="skip")
 
 
@@ -145,7 +145,7 @@ def test_pictures_that_cannot_be(tmp_path: Path, value: Any, reason: str) -> Non
 def test_placeholders_and_pictures_must_agree(tmp_path: Path, picture: Path) -> None:
     row = Row({"images": ["picture.png"], "prompt": [{"role": "user", "content": "<image><image>?"}]},
               tmp_path / "x.jsonl", 0, tmp_path)  # fmt: skip
-    with pytest.raises(MediaMismatch, match="shows 2 image.*has 1"):
+    with pytest.raises(MediaMismatch, match=r"shows 2 image.*has 1"):
         row.messages("prompt", row.images("images"))
 
 

@@ -1,0 +1,60 @@
+"""Plug-in unions: fields of a recipe whose options class is chosen by name, so that the core knows no plug-in."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from triune.core.errors import nearest
+from triune.core.registry import Registry
+
+
+@dataclass(frozen=True)
+class PlugIn:
+    """Marks a field whose options class is looked up by `kind` in a registry, named 'module:NAME'.
+
+    In a file: `{kind: NAME, option: value, ...}`, or NAME alone where every option has a default.
+    """
+
+    registry: str
+
+    def options(self) -> Registry[type[BaseModel]]:
+        module, _, name = self.registry.partition(":")
+        registry: Registry[type[BaseModel]] = getattr(importlib.import_module(module), name)
+        return registry
+
+    def validate(self, value: Any) -> BaseModel:
+        registry = self.options()
+        if isinstance(value, BaseModel):
+            return value
+        given = {"kind": value} if isinstance(value, str) else value
+        if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
+            raise PydanticCustomError(
+                "plugin", "expected a name or {kind: NAME, ...}; {hint}", {"hint": nearest("", registry)}
+            )
+        kind = given["kind"]
+        if kind not in registry:
+            raise PydanticCustomError(
+                "plugin", "unknown {what} '{kind}'; {hint}",
+                {"what": registry.kind, "kind": kind, "hint": nearest(kind, registry)},
+            )  # fmt: skip
+        options = registry[kind]
+        # Errors raised inside keep their own key path below this field's.
+        return options.model_validate(
+            given if "kind" in options.model_fields else {k: v for k, v in given.items() if k != "kind"}
+        )
+
+    def dump(self, value: BaseModel) -> dict[str, Any]:
+        registry = self.options()
+        kind = next((name for name in registry if registry[name] is type(value)), type(value).__name__)
+        return {"kind": kind, **value.model_dump(mode="json")}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.validate, serialization=core_schema.plain_serializer_function_ser_schema(self.dump)
+        )
