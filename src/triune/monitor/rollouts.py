@@ -1,0 +1,218 @@
+"""A judged rollout as a row on disk: what was asked, what came back, what it was worth and why.
+
+One Parquet file holds the rollouts of one step of one phase. Nested facts (truth, components, tool calls, pictures
+as seen) are JSON columns, so that any reader of Parquet can open the file; token-level columns are lists of numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import JsonValue, TypeAdapter
+
+from triune.core.errors import StorageError
+from triune.core.sample import Frame, Sample, Text
+from triune.core.verdict import Call, Component, Seen
+from triune.monitor.metric import Scored
+
+_CODECS: dict[str, TypeAdapter[Any]] = {
+    "seed": TypeAdapter(int),  # may exceed 64 bits
+    "truth": TypeAdapter(JsonValue),
+    "components": TypeAdapter(tuple[Component, ...]),
+    "calls": TypeAdapter(tuple[Call, ...]),
+    "seen": TypeAdapter(tuple[Seen, ...]),
+}
+"""The columns that are JSON, and what they parse into."""
+
+_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("phase", pa.string()),
+        ("id", pa.string()),
+        ("sample", pa.string()),
+        ("source", pa.string()),
+        ("task", pa.string()),
+        ("group", pa.string()),
+        ("rank", pa.int32()),
+        ("seed", pa.string()),
+        ("prompt", pa.string()),
+        ("response", pa.string()),
+        ("truth", pa.string()),
+        ("truth_frame", pa.string()),
+        ("answer_frame", pa.string()),
+        ("reward", pa.float64()),
+        ("correct", pa.bool_()),
+        ("status", pa.string()),
+        ("components", pa.string()),
+        ("ending", pa.string()),
+        ("truncated", pa.bool_()),
+        ("turns", pa.int32()),
+        ("calls", pa.string()),
+        ("advantage", pa.float64()),
+        ("prompt_tokens", pa.int32()),
+        ("response_tokens", pa.int32()),
+        ("media", pa.list_(pa.string())),
+        ("seen", pa.string()),
+        ("version_min", pa.int32()),
+        ("version_max", pa.int32()),
+        ("in_loss", pa.bool_()),
+        ("in_baseline", pa.bool_()),
+        ("reason", pa.string()),
+        ("judge_seconds", pa.float64()),
+        ("logp", pa.list_(pa.float32())),
+        ("ids", pa.list_(pa.int32())),
+        ("origin", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One row. `media` and `seen` name pictures by the hash of their bytes (see `Store.media`).
+
+    `truth_frame` and `answer_frame` are the coordinate frames of boxes in the truth and in the response.
+    `version_min..version_max` are the policy versions that drew it (-1 if nothing was drawn). `logp` f32[N] is the
+    behaviour log-prob per decision, NaN where forced; `ids` and `origin` i32[T] are the family's tokens and where
+    each came from, None for a family without tokens. `advantage` is None where none was formed.
+    """
+
+    step: int
+    phase: str
+    id: str
+    sample: str
+    source: str
+    task: str
+    group: str
+    rank: int
+    seed: int
+    prompt: str
+    response: str
+    truth: JsonValue
+    truth_frame: Frame
+    answer_frame: Frame
+    reward: float | None
+    correct: bool | None
+    status: str
+    components: tuple[Component, ...]
+    ending: str
+    truncated: bool
+    turns: int
+    calls: tuple[Call, ...]
+    advantage: float | None
+    prompt_tokens: int | None
+    response_tokens: int
+    media: tuple[str, ...]
+    seen: tuple[Seen, ...]
+    version_min: int
+    version_max: int
+    in_loss: bool
+    in_baseline: bool
+    reason: str
+    judge_seconds: float
+    logp: NDArray[np.float32]
+    ids: NDArray[np.int32] | None
+    origin: NDArray[np.int32] | None
+
+    @classmethod
+    def of(cls, step: int, phase: str, scored: Scored, advantage: float | None = None) -> Rollout:
+        sample, trajectory, outcome, verdict = (
+            scored.sample,
+            scored.trajectory,
+            scored.outcome,
+            scored.verdict,
+        )
+        decisions, arrays = trajectory.decisions, trajectory.payload.arrays
+        return cls(
+            step=step,
+            phase=phase,
+            id=trajectory.id,
+            sample=sample.id,
+            source=sample.source,
+            task=sample.task,
+            group=trajectory.group,
+            rank=trajectory.rank,
+            seed=trajectory.seed,
+            prompt=prompt_text(sample),
+            response=outcome.text,
+            truth=sample.truth,
+            truth_frame=sample.frame,
+            answer_frame=outcome.frame,
+            reward=verdict.reward,
+            correct=verdict.correct,
+            status=verdict.status,
+            components=verdict.components,
+            ending=outcome.ending,
+            truncated=outcome.truncated,
+            turns=outcome.num_turns,
+            calls=outcome.calls,
+            advantage=advantage,
+            prompt_tokens=scored.prompt_tokens,
+            response_tokens=outcome.num_tokens,
+            media=tuple(medium.sha256 for medium in sample.media),
+            seen=outcome.media,
+            version_min=int(decisions.version.min(initial=2**31 - 1)) if len(decisions) else -1,
+            version_max=int(decisions.version.max(initial=-1)),
+            in_loss=scored.in_loss,
+            in_baseline=scored.in_baseline,
+            reason=scored.reason,
+            judge_seconds=verdict.elapsed,
+            logp=decisions.logp,
+            ids=_tokens(arrays.get("ids")),
+            origin=_tokens(arrays.get("origin")),
+        )
+
+
+def prompt_text(sample: Sample) -> str:
+    """The conversation as text, media as `<image>` or `<video>`; roles are named when there is more than one turn."""
+    turns = []
+    for message in sample.messages:
+        text = "".join(b.text if isinstance(b, Text) else f"<{b.type}>" for b in message.content)
+        turns.append(text if len(sample.messages) == 1 else f"{message.role}: {text}")
+    return "\n\n".join(turns)
+
+
+def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
+    """The encoded file."""
+    columns = {}
+    for field in _SCHEMA:
+        values = [getattr(rollout, field.name) for rollout in rollouts]
+        if field.name in _CODECS:
+            values = [_CODECS[field.name].dump_json(value).decode() for value in values]
+        columns[field.name] = pa.array(values, type=field.type)
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns, schema=_SCHEMA), buffer, compression="zstd")
+    encoded: bytes = buffer.getvalue().to_pybytes()
+    return encoded
+
+
+def from_parquet(path: Path) -> list[Rollout]:
+    """The rows of one file, in the order in which they were logged; raises StorageError if it is damaged."""
+    try:
+        table = pq.ParquetFile(path).read()
+    except pa.ArrowException as error:
+        raise StorageError(f"{path}: {error}") from error
+    columns: dict[str, Sequence[Any]] = {}
+    for field in _SCHEMA:
+        column = table.column(field.name)
+        if field.name in ("logp", "ids", "origin"):
+            columns[field.name] = column.to_numpy()  # one array per row
+        elif field.name == "media":
+            columns[field.name] = [tuple(value) for value in column.to_pylist()]
+        elif field.name in _CODECS:
+            columns[field.name] = [_CODECS[field.name].validate_json(value) for value in column.to_pylist()]
+        else:
+            columns[field.name] = column.to_pylist()
+    names = [field.name for field in fields(Rollout)]
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return [Rollout(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def _tokens(array: NDArray[Any] | None) -> NDArray[np.int32] | None:
+    return None if array is None else np.asarray(array, dtype=np.int32).reshape(-1)
