@@ -99,6 +99,7 @@ class Component(Frozen):
 class Verdict(Frozen):
     """The judgement of one episode: `reward` is None (abstention) as soon as one component that counts is None.
 
+    `normalized` says that the reward was divided by the sum of the weights.
     `correct` is the judgement of the sample's main check (the first one with the largest weight); None on abstention.
     """
 
@@ -106,6 +107,7 @@ class Verdict(Frozen):
     reward: float | None
     components: tuple[Component, ...]
     correct: bool | None = None
+    normalized: bool = False
     elapsed: float = 0.0
 
     @property

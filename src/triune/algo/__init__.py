@@ -1,0 +1,1 @@
+"""Advantages, objectives and filters: pure tensor functions over decisions, without I/O."""

@@ -1,0 +1,43 @@
+"""Registries of the algorithm's plug-ins, and its options. Imports no torch, so that a recipe can be read without it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from triune.core.base import Frozen
+from triune.core.registry import Registry
+
+
+class Options(Frozen):
+    """Parameters that a plug-in owns; `kind` is the name it is registered under."""
+
+
+ADVANTAGES: Registry[Any] = Registry("advantage", "triune.algo")
+TERMS: Registry[Any] = Registry("objective term", "triune.algo.terms")
+
+
+class PolicyGradient(Frozen):
+    """Group or value based policy-gradient training: an advantage and a sum of objective terms.
+
+    The default is V-Triune's paper preset: group-relative advantage, clip .2/.28, token-mean over the global batch,
+    no KL, no reference model, no entropy bonus.
+    """
+
+    kind: Literal["policy_gradient"] = "policy_gradient"
+    advantage: dict[str, Any] = Field(
+        default_factory=lambda: {"kind": "group"}, description="estimator and its parameters"
+    )
+    terms: tuple[dict[str, Any], ...] = Field(
+        default_factory=lambda: ({"kind": "ppo_clip", "clip_low": 0.2, "clip_high": 0.28},),
+        description="objective terms, each with its own parameters and coefficient",
+    )
+    aggregate: Literal["token-mean", "seq-mean-token-mean"] = Field(
+        default="token-mean", description="denominators are global: the whole mini-batch, whatever the micro-batches"
+    )
+    drop_truncated: bool = Field(default=False, description="truncated rollouts leave the loss (not the baseline)")
+
+
+ALGOS: Registry[type[Frozen]] = Registry("algo", "triune.algo")
+ALGOS.register("policy_gradient")(PolicyGradient)

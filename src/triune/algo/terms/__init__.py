@@ -1,0 +1,1 @@
+"""Objective terms, one file each, registered by name."""

@@ -1,0 +1,65 @@
+"""The clipped surrogate of PPO with separate bounds (DAPO's clip-higher), and optionally the dual clip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from triune.algo.objective import TermResult, by_source
+from triune.algo.options import TERMS, Options
+from triune.algo.types import Batch, Evaluated
+
+# exp() of a log-ratio beyond this overflows or means nothing; the unclamped maximum is reported.
+LOG_RATIO_BOUND = 20.0
+
+
+@TERMS.register("ppo_clip")
+class PPOClip(Options):
+    """max(-A r, -A clip(r, 1 - low, 1 + high)) per decision, r = exp(logp - logp_old) (Schulman et al. 2017, eq. 7).
+
+    With `dual`, a negative advantage costs at most -A * dual (Ye et al. 2020, eq. 5).
+    """
+
+    kind: Literal["ppo_clip"] = "ppo_clip"
+    coef: float = 1.0
+    clip_low: float = Field(default=0.2, ge=0, lt=1)
+    clip_high: float = Field(default=0.28, ge=0)
+    dual: float | None = Field(default=None, gt=1)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"old"})
+
+    def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
+        assert batch.advantage is not None
+        assert batch.weight is not None
+        # Decisions outside the loss may hold anything (a forced token may be impossible): replace before subtracting.
+        live = batch.weight > 0
+        log_ratio = torch.where(live, current.logp - views["old"].logp, 0.0)
+        ratio = log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+        plain = -batch.advantage * ratio
+        clipped = -batch.advantage * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        loss = torch.maximum(plain, clipped)
+        if self.dual is not None:
+            capped = torch.minimum(loss, -batch.advantage * self.dual)
+            loss = torch.where(batch.advantage < 0, capped, loss)
+        return TermResult(
+            loss=(loss * batch.weight).sum() if live.any() else current.logp.sum() * 0.0,
+            metrics=by_source(
+                batch,
+                live,
+                {
+                    "clip_frac/low": (ratio < 1 - self.clip_low) & (batch.advantage < 0),
+                    "clip_frac/high": (ratio > 1 + self.clip_high) & (batch.advantage > 0),
+                    "ratio": ratio,
+                    "approx_kl": log_ratio.exp() - 1 - log_ratio,
+                    "log_ratio_abs": log_ratio.abs(),
+                },
+            ),
+        )
+
+

@@ -1,0 +1,42 @@
+"""The value function's regression onto its returns, with optional clipping around the old values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from triune.algo.objective import TermResult
+from triune.algo.options import TERMS, Options
+from triune.algo.types import Batch, Evaluated
+from triune.monitor.metric import Metric
+
+
+@TERMS.register("value")
+class ValueLoss(Options):
+    """0.5 * max((v - R)^2, (clip(v, v_old +- clip) - R)^2), mean over read-outs (PPO's value loss)."""
+
+    kind: Literal["value"] = "value"
+    coef: float = 0.5
+    clip: float | None = Field(default=None, gt=0)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"old", "value"})
+
+    def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
+        assert current.value is not None
+        assert batch.returns is not None
+        assert batch.value_weight is not None
+        error = (current.value - batch.returns).square()
+        if self.clip is not None:
+            old = views["old"].value
+            assert old is not None
+            near = old + (current.value - old).clamp(-self.clip, self.clip)
+            error = torch.maximum(error, (near - batch.returns).square())
+        return TermResult(
+            loss=0.5 * (error * batch.value_weight).sum(),
+            metrics=[Metric.of("value_error", error.detach().tolist())],
+        )

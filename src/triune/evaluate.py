@@ -1,0 +1,84 @@
+"""Evaluation: greedy answers to held-out samples, judged with every schedule frozen at its final value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from triune.core.recipe import Recipe
+from triune.core.sample import Media, Sample
+from triune.core.schedule import Progress
+from triune.core.trajectory import SamplingRule
+from triune.monitor.metric import Scored
+from triune.policy.family import Family
+from triune.rollout.generator import Demand, Generator
+from triune.verify.judge import Judge
+
+GREEDY = SamplingRule(temperature=0.0)
+
+
+def blinded(sample: Sample) -> Sample:
+    """The same sample with every picture replaced by uniform grey of the same size."""
+    media = tuple(Media.from_image(Image.new("RGB", m.size, (127, 127, 127))) for m in sample.media)
+    return sample.model_copy(update={"media": media})
+
+
+def answer(
+    family: Family,
+    generator: Generator,
+    judge: Judge,
+    samples: Sequence[Sample],
+    *,
+    step: int = 1,
+    total_steps: int = 1,
+    version: int = 0,
+    blind: bool = False,
+    batch: int = 512,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Scored]:
+    """One greedy answer per sample, judged, in order. `on_batch` is called with the number done."""
+    progress = Progress(step=step, total_steps=max(step, total_steps), phase="eval")
+    demand = Demand(1, GREEDY, 0, version, progress)
+    scored: list[Scored] = []
+    for start in range(0, len(samples), batch):
+        part = [blinded(s) if blind else s for s in samples[start : start + batch]]
+        family.begin_step(part)
+        episodes = [row[0] for row in generator.generate(part, demand)]
+        verdicts = judge.judge_many([(e.sample, (e.outcome,)) for e in episodes], progress)
+        scored += [Scored(e.sample, e.trajectory, e.outcome, v[0]) for e, v in zip(episodes, verdicts, strict=True)]
+        if on_batch is not None:
+            on_batch(len(scored))
+    return scored
+
+
+def accuracy(one: Scored) -> float:
+    """What "accuracy" means in every table: the value of the sample's main check (1 or 0 for exact answers, IoU or F1
+    at the final threshold for boxes); an episode that nobody could judge counts as wrong here, and by its status."""
+    return one.verdict.main.value or 0.0
+
+
+def evaluate(
+    checkpoint: Path, *, blind: bool = False, seed: int | None = None, samples: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Scores a checkpoint of a run on the recipe's held-out samples of any seed: {source: {accuracy, correct, n}}."""
+    from triune.data.mixture import heldout
+
+    recipe = Recipe.load(checkpoint / "recipe.yaml")
+    recipe = recipe.model_copy(
+        update={"policy": recipe.policy.model_copy(update={"path": str(checkpoint / "model")})}
+    )
+    family: Family = recipe.policy.build()  # type: ignore[attr-defined]
+    generator: Generator = recipe.rollout.build(family)  # type: ignore[attr-defined]
+    table: dict[str, dict[str, float]] = {}
+    with Judge(workers=recipe.judge.workers) as judge:
+        for source, chosen in heldout(recipe, seed, samples).items():
+            done = answer(family, generator, judge, chosen, blind=blind)
+            table[source] = {
+                "accuracy": sum(map(accuracy, done)) / len(done),
+                "correct": sum(bool(o.verdict.correct) for o in done) / len(done),
+                "unjudged": sum(o.verdict.reward is None for o in done) / len(done),
+                "n": len(done),
+            }
+    return table

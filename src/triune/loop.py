@@ -1,0 +1,213 @@
+"""One run: data, generator, judge, update and monitor, put together once and stepped until done.
+
+Read `Loop.step`: it is the whole algorithm, for every policy family. What differs between families, engines and
+objectives is behind the protocols it calls.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from triune.core.errors import RecipeError
+from triune.core.provenance import save_provenance
+from triune.core.recipe import Recipe
+from triune.core.sample import Sample
+from triune.core.schedule import Progress
+from triune.core.trajectory import SamplingRule
+from triune.data.mixture import Mixture, heldout
+from triune.evaluate import answer
+from triune.monitor.metric import Metric, Scored, scalar
+from triune.monitor.monitor import Monitor
+from triune.policy.family import Family
+from triune.rollout.generator import Demand, Generator
+from triune.train import checkpoint
+from triune.train.learner import Learner, Update
+from triune.train.probe import probe
+from triune.verify.guard import FailureGuard
+from triune.verify.judge import Judge
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C after the step in flight was finished and a checkpoint written."""
+
+
+class Loop:
+    """A run under `run_dir`. `step` and `evaluate` may be called by hand; `run` does what the recipe says."""
+
+    def __init__(self, recipe: Recipe, run_dir: Path, monitor: Monitor | None = None) -> None:
+        self.recipe, self.run_dir = recipe, run_dir
+        self.mixture = Mixture.of(recipe)
+        self.family: Family = recipe.policy.build()  # type: ignore[attr-defined]
+        self.generator: Generator = recipe.rollout.build(self.family)  # type: ignore[attr-defined]
+        self.judge = Judge(workers=recipe.judge.workers, guard=FailureGuard(recipe.judge.max_failure_rate))
+        self.update: Update = Learner(self.family, recipe, self.generator.exact)
+        self.monitor = monitor or Monitor(
+            run_dir,
+            recipe.monitor.sinks,
+            recipe.monitor.words,
+            recipe.monitor.rollouts_every,
+            recipe.train.total_steps,
+        )
+        self.done = 0
+
+    # -- one step ----------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Scored]:
+        """Samples -> episodes -> verdicts -> update -> new weights in the engine -> monitor."""
+        progress = Progress(step=self.done + 1, total_steps=self.recipe.train.total_steps)
+        recipe = self.recipe.at(progress)
+        clock = Clock()
+        samples = self.mixture.batch(progress.step)
+        clock.tick("data")
+
+        def fresh() -> Sequence[Scored]:
+            self.family.begin_step(samples)
+            rule = SamplingRule(temperature=recipe.rollout.temperature)  # type: ignore[attr-defined]
+            demand = Demand(recipe.train.rollouts_per_prompt, rule, recipe.seed, self.done, progress)
+            episodes = self.generator.generate(samples, demand)
+            clock.tick("rollout", sum(e.outcome.num_tokens for row in episodes for e in row))
+            requests = [(row[0].sample, tuple(e.outcome for e in row)) for row in episodes]
+            verdicts = self.judge.judge_many(requests, progress)
+            clock.tick("verify")
+            return [
+                Scored(e.sample, e.trajectory, e.outcome, v)
+                for row, said in zip(episodes, verdicts, strict=True)
+                for e, v in zip(row, said, strict=True)
+            ]
+
+        report = self.update.step(fresh, recipe, progress)
+        clock.tick("update")
+        self.done += 1
+        self.generator.load(self.done)
+        self.monitor.log_step(
+            self.done, "train", report.scored, [*report.metrics, *clock.metrics()], advantages=report.advantages
+        )
+        return report.scored
+
+    # -- a whole run -------------------------------------------------------------------------------------------
+
+    def run(self, resume: bool = False) -> None:
+        """From the first step (or the newest checkpoint) to the last, with evaluations and checkpoints on the way."""
+        train = self.recipe.train
+        if resume:
+            self.restore(checkpoint.latest(self.run_dir))
+        else:
+            self.check()
+            save_provenance(self.run_dir, self.recipe)
+        with _Interrupt() as interrupt, self.judge, self.monitor:
+            while self.done < train.total_steps:
+                self.step()
+                if train.eval_every and self.done % train.eval_every == 0:
+                    self.evaluate("eval")
+                last = self.done == train.total_steps
+                if last or interrupt.asked or (train.checkpoint_every and self.done % train.checkpoint_every == 0):
+                    self.save()
+                if interrupt.asked and not last:
+                    raise Interrupted(
+                        f"stopped after step {self.done}; continue with: triune train --resume {self.run_dir}"
+                    )
+
+    def check(self) -> None:
+        """Everything that can be known before compute is spent: the samples of the first step, and the probe."""
+        samples = self.mixture.batch(1)
+        self.judge.check_many(samples)
+        self.family.begin_step(samples)
+        for sample in samples:
+            self.family.check(sample)
+        rule = SamplingRule(temperature=self.recipe.rollout.temperature)  # type: ignore[attr-defined]
+        demand = Demand(2, rule, self.recipe.seed, 0, Progress(step=1, total_steps=self.recipe.train.total_steps))
+        found = probe(self.family, self.generator, samples[:8], demand)
+        self.monitor.note("probe", asdict(found))
+
+    def evaluate(self, phase: str, samples: Sequence[Sample] | None = None, *, blind: bool = False) -> list[Scored]:
+        """Greedy answers to the held-out samples (or to `samples`), logged under `phase`."""
+        chosen = samples if samples is not None else [s for many in heldout(self.recipe).values() for s in many]
+        started = time.monotonic()
+        scored = answer(
+            self.family,
+            self.generator,
+            self.judge,
+            chosen,
+            step=max(1, self.done),
+            total_steps=self.recipe.train.total_steps,
+            version=self.done,
+            blind=blind,
+        )
+        seconds = scalar("seconds", time.monotonic() - started, phase="eval")
+        self.monitor.log_step(self.done, phase, scored, [seconds])
+        return scored
+
+    def save(self) -> Path:
+        return checkpoint.write(self.run_dir, self.done, self.family, self.update.state(), self.recipe.to_yaml())
+
+    def restore(self, path: Path) -> None:
+        """Goes back to a checkpoint; what the monitor holds beyond it is forgotten."""
+        self.done, state = checkpoint.read(path, self.family)
+        self.update.restore(state)
+        self.generator.load(self.done)
+        self.monitor.rewind(self.done)
+
+
+class Clock:
+    """Seconds and tokens per phase of one step, and the memory's high-water mark."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._phases: list[tuple[str, float, int]] = []
+
+    def tick(self, phase: str, tokens: int = 0) -> None:
+        now = time.monotonic()
+        self._phases.append((phase, now - self._last, tokens))
+        self._last = now
+
+    def metrics(self) -> list[Metric]:
+        out = [scalar("seconds", seconds, phase=phase) for phase, seconds, _ in self._phases if phase != "update"]
+        out += [scalar("tokens_per_second", n / s, phase=phase) for phase, s, n in self._phases if n and s > 0]
+        out.append(scalar("seconds", sum(s for _, s, _ in self._phases), phase="step"))
+        out.append(scalar("peak_rss_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        return out
+
+
+class _Interrupt:
+    """Turns the first Ctrl-C (or SIGTERM) into a request that the loop answers between steps; a second one kills."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interrupt:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        except ValueError:
+            pass  # not the main thread: whoever runs the loop there handles signals
+        return self
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def train(recipe: Recipe, run_dir: Path, resume: bool = False) -> None:
+    """Runs a recipe under `run_dir`; `resume` continues its newest checkpoint."""
+    if resume and not run_dir.exists():
+        raise RecipeError(f"{run_dir} does not exist: nothing to resume")
+    if not resume and (run_dir / "checkpoints").exists():
+        raise RecipeError(f"{run_dir} already holds a run; choose another --run-dir, or --resume {run_dir}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    Loop(recipe, run_dir).run(resume)
+
+
+__all__ = ["Interrupted", "Loop", "train"]

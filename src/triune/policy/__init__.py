@@ -1,0 +1,1 @@
+"""Policies: families that turn samples into decisions and decisions into log-probabilities."""

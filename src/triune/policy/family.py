@@ -1,0 +1,56 @@
+"""The protocol of a policy family: how one kind of model turns what it generated into decisions with log-probs.
+
+A family owns the model, the payload of its trajectories and the layout of its batches. The learner, the objectives
+and the monitor see decisions only. Its contract, checked by a contract test and at start-up: with unchanged weights,
+`evaluate` gives the behaviour log-probs under the recorded SamplingRule, within 1e-5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from triune.algo.types import Batch, Evaluated
+from triune.core.sample import Sample
+from triune.core.trajectory import Trajectory
+
+
+class Family(Protocol):
+    """`provides` names the extras that `evaluate` can return besides log-probs (entropy, value, ...)."""
+
+    provides: frozenset[str]
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Trainable parts by the names that recipes freeze and give learning rates to; together, every parameter."""
+        ...
+
+    def check(self, sample: Sample) -> None:
+        """Raises DataError naming the sample when it cannot be run (broken media, prompt longer than the window)."""
+        ...
+
+    def begin_step(self, samples: Sequence[Sample]) -> None:
+        """Called once per step before anything else: drop the last step's caches, make these samples' media known."""
+        ...
+
+    def cost(self, trajectory: Trajectory) -> int:
+        """What a trajectory weighs in a micro-batch budget, in tokens (or the family's like unit)."""
+        ...
+
+    def pack(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """Lays trajectories out for `evaluate`; decisions keep the order of the trajectories."""
+        ...
+
+    def evaluate(self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current") -> Evaluated:
+        """Log-probs of a view's decisions under the recorded rules, and the extras in `want`."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Writes the model so that `load` and the ecosystem's own loader can read it."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Reads weights written by `save` into the live model, bit for bit."""
+        ...

@@ -1,0 +1,1 @@
+"""From samples to trajectories: generators, the conversation loop, and engines that sample tokens."""

@@ -1,0 +1,39 @@
+"""Options of the generators. Imports no torch: a recipe can be read without it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from triune.core.base import Frozen
+from triune.core.registry import Registry
+
+ROLLOUTS: Registry[type[Any]] = Registry("rollout", "triune.rollout")
+
+
+@ROLLOUTS.register("native")
+class NativeOptions(Frozen):
+    """In-process sampling with the learner's own weights: the prompt and its pictures are computed once per group."""
+
+    kind: Literal["native"] = "native"
+    max_tokens: int = Field(64, ge=1, description="longest response (one turn) in tokens")
+    max_turns: int = Field(1, ge=1, description="turns of an episode with an environment")
+    max_images: int = Field(16, ge=1, description="pictures of an episode, the prompt's included")
+    temperature: float = Field(1.0, gt=0, description="of training rollouts; evaluation is greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="below 1 only for evaluation")
+    top_k: int = Field(0, ge=0, description="above 0 only for evaluation")
+    max_rows: int = Field(512, ge=1, description="sequences decoded at once")
+
+    def build(self, family: Any) -> Any:
+        """A conversation generator over the family's native engine."""
+        from triune.rollout.episode import Conversations
+        from triune.rollout.native import NativeEngine
+
+        return Conversations(
+            family,
+            NativeEngine(family, max_rows=self.max_rows),
+            max_tokens=self.max_tokens,
+            max_turns=self.max_turns,
+            max_images=self.max_images,
+        )

@@ -1,0 +1,1 @@
+"""Optimisation: the learner, its optimiser and checkpoints."""
