@@ -50,9 +50,8 @@ class DataSpec(Frozen):
 
 
 class JudgeSpec(Frozen):
-    deadline_s: float = Field(30.0, gt=0, description="seconds that one verdict may take")
     workers: int = Field(
-        2, ge=0, description="killable processes that run verifiers; 0: in this process, no deadline"
+        2, ge=0, description="killable processes for slow verifiers; 0: in this process, without a deadline"
     )
     max_failure_rate: float = Field(
         0.05, ge=0, le=1, description="share of a source's rollouts that may go unjudged before the run stops"

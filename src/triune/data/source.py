@@ -36,6 +36,9 @@ class Source(Protocol):
     def sample(self, index: int) -> Sample:
         """Sample number `index`, in [0, num_samples)."""
 
+    def find(self, id: str) -> Sample | None:
+        """The sample with this id; None if this source has none such."""
+
 
 class EmbeddedSource:
     """A source that draws its samples: number `index` depends on (name, seed, split, index) and nothing else."""
@@ -53,6 +56,14 @@ class EmbeddedSource:
 
     def sample(self, index: int) -> Sample:
         return self._drawn.draw(index, self.seed, self.split)
+
+    def find(self, id: str) -> Sample | None:
+        """The sample with this id, whatever its split and seed: the id says what it was drawn from."""
+        split, seed, index = (id.removeprefix(self.name).split("/") + [""] * 4)[1:4]
+        if not id.startswith(self.name + "/") or not (seed.isdigit() and index.isdigit()):
+            return None
+        found = self._drawn.draw(int(index), int(seed), "heldout" if split == "heldout" else "train")
+        return found if found.id == id else None
 
 
 class TableSource:
@@ -77,7 +88,7 @@ class TableSource:
         self.adapter = ADAPTERS[adapter](kind=adapter) if isinstance(adapter, str) else adapter
         self.name, self.split, self.seed = name or Path(path).stem, split, seed
         self.skipped: Counter[str] = Counter()
-        self._samples: list[Sample] = []
+        self._by_id: dict[str, Sample] = {}
         ids: dict[str, str] = {}
         for row in self._rows(path):
             try:
@@ -92,7 +103,8 @@ class TableSource:
                 self.skipped[error.reason] += 1
                 continue
             if not heldout_fraction or (_share(sample.id) < heldout_fraction) == (split == "heldout"):
-                self._samples.append(sample)
+                self._by_id[sample.id] = sample
+        self._samples = list(self._by_id.values())
         if not self._samples:
             raise DataError(
                 f"source {self.name!r} has no usable {split} rows in {path} (skipped: {dict(self.skipped)})"
@@ -118,6 +130,10 @@ class TableSource:
 
     def sample(self, index: int) -> Sample:
         return self._samples[index]
+
+    def find(self, id: str) -> Sample | None:
+        """The sample with this id."""
+        return self._by_id.get(id)
 
 
 def _share(id: str) -> float:

@@ -76,6 +76,10 @@ class Numbers:
             checks=(Check(verifier="count"),),
         )
 
+    def find(self, id: str) -> Sample | None:
+        name, _, index = id.partition("/")
+        return self.sample(int(index)) if name == self.name else None
+
 
 @pytest.fixture
 def numbers() -> type[Numbers]:

@@ -1,0 +1,195 @@
+"""Data that cannot be learnt from, found before compute is spent on it: `triune data check`.
+
+Does every picture decode, can every check be routed, does the truth itself score full marks, does a held-out question
+appear in training?
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from triune.core.errors import DataError
+from triune.core.recipe import Recipe
+from triune.core.sample import Media, Sample
+from triune.core.schedule import Progress
+from triune.core.verdict import SCORED, Outcome, Seen, Verdict
+from triune.data.source import Source, TableSource, open_sources
+from triune.verify.judge import Judge
+from triune.verify.verifier import verifiers
+
+Kind = Literal["media", "routing", "truth", "expert", "overlap", "same_picture", "duplicate"]
+
+FATAL: frozenset[Kind] = frozenset({"media", "routing", "truth", "overlap"})
+"""Findings that make training or its evaluation wrong; the others are worth a look."""
+
+END = Progress(step=1, total_steps=1, phase="eval")
+
+
+@dataclass(frozen=True)
+class Finding:
+    kind: Kind
+    source: str
+    sample: str
+    detail: str
+
+
+@dataclass
+class Audit:
+    """What was looked at (samples per source and split), skipped rows per source and reason, and what was found."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    skipped: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return not any(finding.kind in FATAL for finding in self.findings)
+
+
+def audit(recipe: Recipe, drawn: int = 64) -> Audit:
+    """Looks at every row of the recipe's files, and at `drawn` samples of each source that draws without end.
+
+    Raises DataError or RecipeError only for what keeps a source from being opened at all.
+    """
+    result = Audit()
+    questions: dict[str, dict[str, str]] = {"train": {}, "heldout": {}}
+    pictures: dict[str, dict[str, str]] = {"train": {}, "heldout": {}}
+    with Judge(workers=0) as judge:
+        for split in ("train", "heldout"):
+            for source, _ in open_sources(recipe.data, recipe.seed, split):
+                if isinstance(source, TableSource):
+                    result.skipped[source.name] += source.skipped
+                for sample in _samples(source, drawn):
+                    result.counts[source.name, split] += 1
+                    result.findings += inspect(sample, judge)
+                    try:
+                        hashes = [pixel_hash(medium) for medium in sample.media]
+                    except DataError as error:
+                        result.findings.append(Finding("media", sample.source, sample.id, str(error)))
+                        continue
+                    question = _digest([*hashes, *(message.text for message in sample.messages)])
+                    earlier = questions[split].setdefault(question, sample.id)
+                    if earlier != sample.id:
+                        detail = f"asks the same of the same pictures as {earlier!r}"
+                        result.findings.append(Finding("duplicate", sample.source, sample.id, detail))
+                    for hash in hashes:
+                        pictures[split].setdefault(hash, sample.id)
+                    if split == "heldout":
+                        result.findings += _overlap(
+                            sample, question, hashes, questions["train"], pictures["train"]
+                        )
+    return result
+
+
+def inspect(sample: Sample, judge: Judge) -> Iterator[Finding]:
+    """Whether the sample's checks can be judged, and whether its own answer scores full marks."""
+
+    def finding(kind: Kind, detail: str) -> Finding:
+        return Finding(kind, sample.source, sample.id, detail)
+
+    try:
+        judge.check(sample)
+    except DataError as error:
+        yield finding("routing", str(error))
+        return
+    if any(check.verifier.startswith("env/") for check in sample.checks):
+        return  # an environment's reward needs its episode
+    wanted = full_marks(sample)
+    verdicts = judge.judge(sample, [_outcome(sample, i, text) for i, text in enumerate(answers(sample))], END)
+    best = max(verdicts, key=lambda verdict: -1e9 if verdict.reward is None else verdict.reward)
+    if not _reaches(best, wanted):
+        yield finding("truth", f"the truth {sample.truth!r} earns {_say(best)} of {wanted:g}")
+    elif sample.expert is not None and not _reaches(verdicts[0], wanted):
+        yield finding("expert", f"the demonstration earns {_say(verdicts[0])} of {wanted:g}")
+
+
+def full_marks(sample: Sample) -> float:
+    """The largest reward that the sample's checks can add up to."""
+    limits = [(check.weight, verifiers[check.verifier].limits) for check in sample.checks]
+    total = sum(max(weight * low, weight * high) for weight, (low, high) in limits)
+    return total / sum(weight for weight, _ in limits) if sample.normalize else total
+
+
+def answers(sample: Sample) -> list[str]:
+    """The demonstration, if there is one, and the truth in every layout that a prompt may ask for."""
+    texts = [] if sample.expert is None else [sample.expert]
+    for body in _bodies(sample):
+        answer, boxed = f"<answer>{body}</answer>", f"\\boxed{{{body}}}"
+        thought = "<think>Looking.</think>\n"
+        texts += [
+            thought + answer,
+            f"{thought}<answer>{boxed}</answer>",
+            thought + boxed,
+            answer,
+            boxed,
+            body,
+        ]
+    return texts
+
+
+def _bodies(sample: Sample) -> Iterator[str]:
+    truth = sample.truth
+    if isinstance(truth, Mapping) and isinstance(truth.get("boxes"), list):
+        boxes = cast(Sequence[object], truth["boxes"])
+        labels = cast(Sequence[object], truth.get("labels") or ["object"] * len(boxes))
+        yield json.dumps([{"bbox_2d": b, "label": label} for b, label in zip(boxes, labels, strict=False)])
+    elif isinstance(truth, list) and len(truth) == 4 and all(isinstance(x, int | float) for x in truth):
+        yield json.dumps([{"bbox_2d": truth, "label": "object"}])
+        yield json.dumps([{"bbox_2d": truth}])
+    if isinstance(truth, list) and truth:
+        yield str(truth[0])  # several accepted references
+    yield truth if isinstance(truth, str) else json.dumps(truth)
+
+
+def _outcome(sample: Sample, rank: int, text: str) -> Outcome:
+    seen = tuple(Seen(sha256=m.sha256, original=m.size, processed=m.size) for m in sample.media)
+    return Outcome(id=f"{sample.id}#{rank}", text=text, media=seen, frame=sample.frame, rank=rank)
+
+
+def _reaches(verdict: Verdict, wanted: float) -> bool:
+    return verdict.reward is not None and verdict.reward >= wanted - 1e-6
+
+
+def _say(verdict: Verdict) -> str:
+    if verdict.reward is None:
+        lost = next(c for c in verdict.components if c.status not in SCORED)
+        return f"no reward ({lost.name}: {lost.status}: {lost.detail})"
+    parts = ", ".join(f"{c.name} {c.value:g}" for c in verdict.components if c.value is not None)
+    return f"{verdict.reward:g} ({parts})"
+
+
+def pixel_hash(medium: Media) -> str:
+    """The hash of the decoded picture, so that another encoding of it is still the same. Raises DataError."""
+    image = medium.image()
+    return _digest([repr(image.size).encode(), image.tobytes()])
+
+
+def _overlap(
+    sample: Sample, question: str, hashes: Iterable[str], asked: Mapping[str, str], shown: Mapping[str, str]
+) -> Iterator[Finding]:
+    if question in asked:
+        yield Finding("overlap", sample.source, sample.id, f"held out, but trained on as {asked[question]!r}")
+        return
+    for hash in hashes:
+        if hash in shown:
+            detail = f"held out, but its picture is trained on in {shown[hash]!r}, with another question"
+            yield Finding("same_picture", sample.source, sample.id, detail)
+
+
+def _samples(source: Source, drawn: int) -> Iterator[Sample]:
+    return (
+        source.sample(index) for index in range(drawn if source.num_samples is None else source.num_samples)
+    )
+
+
+def _digest(parts: Iterable[str | bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()
