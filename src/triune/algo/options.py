@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,19 @@ from triune.core.registry import Registry
 
 class Options(Frozen):
     """Parameters that a plug-in owns; `kind` is the name it is registered under."""
+
+
+class TermOptions(Options):
+    """What every objective term has. A term sees the decisions (and value read-outs) of its component only.
+
+    `placed`: the term trains decisions that were placed rather than sampled (the tokens of a demonstration); every
+    other term trains what the policy sampled.
+    """
+
+    placed: ClassVar[bool] = False
+
+    coef: float = Field(default=1.0, description="weight of the term in the loss")
+    component: str = Field(default="policy", description="trajectories that it trains, by their `component`")
 
 
 ADVANTAGES: Registry[Any] = Registry("advantage", "triune.algo")
@@ -34,9 +47,12 @@ class PolicyGradient(Frozen):
         description="objective terms, each with its own parameters and coefficient",
     )
     aggregate: Literal["token-mean", "seq-mean-token-mean"] = Field(
-        default="token-mean", description="denominators are global: the whole mini-batch, whatever the micro-batches"
+        default="token-mean",
+        description="denominators are global: the whole mini-batch, whatever the micro-batches",
     )
-    drop_truncated: bool = Field(default=False, description="truncated rollouts leave the loss (not the baseline)")
+    drop_truncated: bool = Field(
+        default=False, description="truncated rollouts leave the loss (not the baseline)"
+    )
 
 
 ALGOS: Registry[type[Frozen]] = Registry("algo", "triune.algo")

@@ -71,7 +71,9 @@ class Batch:
         return cls(
             payload=payload,
             trajectories=trajectories,
-            logp_behavior=logp.nan_to_num(0.0),  # forced decisions have none; `sampled` keeps them out of every ratio
+            logp_behavior=logp.nan_to_num(
+                0.0
+            ),  # forced decisions have none; `sampled` keeps them out of every ratio
             sampled=~column("forced"),
             trajectory=spread(list(range(len(trajectories)))),
             turn=turn,
@@ -88,7 +90,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The flat vectors on another device; the payload is the family's to move."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device)
             for name in self.__dataclass_fields__
             if isinstance(value := getattr(self, name), Tensor)
@@ -109,9 +111,11 @@ class Evaluated:
 
     def detach(self) -> Evaluated:
         return Evaluated(
-            self.logp.detach(),
-            *(None if v is None else v.detach() for v in (self.entropy, self.value, self.energy)),
-            {name: value.detach() for name, value in self.extras.items()},
+            logp=self.logp.detach(),
+            entropy=None if self.entropy is None else self.entropy.detach(),
+            value=None if self.value is None else self.value.detach(),
+            energy=None if self.energy is None else self.energy.detach(),
+            extras={name: value.detach() for name, value in self.extras.items()},
         )
 
 

@@ -7,6 +7,7 @@ instead of fresh groups implements the same method.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from triune.algo.advantage import Advantage
-from triune.algo.objective import Objective, token_weights
+from triune.algo.objective import Objective, token_weights, value_weights
 from triune.algo.options import ADVANTAGES, PolicyGradient
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.recipe import Recipe
@@ -69,10 +70,15 @@ class Learner:
         self.drop(scored, credit)
         metrics: list[Metric] = []
         for number, mine in enumerate(minibatches):
-            weight = self.weights(whole, credit, [i for m in mine for i in parts[m]])
+            weights = self.weights(whole, credit, [i for m in mine for i in parts[m]])
+            losses: dict[str, float] = defaultdict(float)
             for m in mine:
-                self.assign(micros[m], m, micros, weight, credit)
-                metrics += self.backward(micros[m], m, micros, views, first=number == 0)
+                self.assign(micros[m], m, micros, weights, credit)
+                found, share = self.backward(micros[m], m, micros, views, first=number == 0)
+                metrics += found
+                for name, value in share.items():
+                    losses[name] += value
+            metrics += [scalar(f"loss/{name}", value) for name, value in losses.items()]
             total = recipe.train.total_steps
             norms, rates = self.optimizer.step(recipe.train.optimizer, progress.step, total)
             metrics += [scalar("grad_norm", value, module=name) for name, value in norms.items()]
@@ -127,32 +133,37 @@ class Learner:
                 credit.in_loss[index] = False
                 credit.reasons[index] = "truncated"
 
-    def weights(self, whole: Batch, credit: Credit, rows: Sequence[int]) -> Tensor:
+    def weights(self, whole: Batch, credit: Credit, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Weights f32[N] of decisions and f32[V] of value read-outs in one mini-batch; 0 for all others."""
         chosen = torch.zeros(len(whole.trajectories), dtype=torch.bool)
         chosen[list(rows)] = True
-        return token_weights(whole, credit, self.algo.aggregate, chosen)
+        decisions = token_weights(whole, credit, self.algo.aggregate, chosen, self.objective.placed)
+        return decisions, value_weights(whole, credit, chosen)
 
-    def assign(self, micro: Batch, number: int, micros: Sequence[Batch], weight: Tensor, credit: Credit) -> None:
+    def assign(
+        self, micro: Batch, number: int, micros: Sequence[Batch], weights: tuple[Tensor, Tensor], credit: Credit
+    ) -> None:
         """Cuts this micro-batch's part out of the step's vectors."""
         start = sum(m.num_decisions for m in micros[:number])
         span = slice(start, start + micro.num_decisions)
-        micro.advantage, micro.weight = credit.advantage[span], weight[span]
+        micro.advantage, micro.weight = credit.advantage[span], weights[0][span]
         if credit.returns is not None:
             first = sum(len(m.value_turn) for m in micros[:number])
-            micro.returns = credit.returns[first : first + len(micro.value_turn)]
-            live = sum(len(m.value_turn) for m in micros)
-            micro.value_weight = torch.full_like(micro.returns, 1.0 / max(1, live))
+            span = slice(first, first + len(micro.value_turn))
+            micro.returns, micro.value_weight = credit.returns[span], weights[1][span]
 
     def backward(
         self, micro: Batch, number: int, micros: Sequence[Batch], views: Mapping[str, Evaluated], first: bool
-    ) -> list[Metric]:
-        """Loss and gradient of one micro-batch; while the weights have not moved, also engine against learner."""
+    ) -> tuple[list[Metric], dict[str, float]]:
+        """Gradient of one micro-batch, its metrics and its part of every term's loss; while the weights have not
+        moved, also engine against learner."""
         start = sum(m.num_decisions for m in micros[:number])
         values = sum(len(m.value_turn) for m in micros[:number])
         mine = {name: _cut(view, start, micro.num_decisions, values, len(micro.value_turn)) for name, view in views.items()}
         current = self.family.evaluate(micro, want=self.objective.extras)
-        loss, metrics = self.objective(micro, current, mine)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.objective(micro, current, mine)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        metrics = loss.metrics
         gap = (current.logp.detach() - micro.logp_behavior).abs()
         for index, source in enumerate(micro.sources):
             live = micro.sampled & (micro.source == index)
@@ -160,7 +171,7 @@ class Learner:
                 metrics.append(Metric.of("sampling/sampling_logp_difference", gap[live].tolist(), source=source))
             if current.entropy is not None and bool(live.any()):
                 metrics.append(Metric.of("entropy", current.entropy.detach()[live].tolist(), source=source))
-        return metrics
+        return metrics, loss.parts
 
     def state(self) -> dict[str, object]:
         return {"adamw": self.optimizer.adamw.state_dict(), "skipped": self.optimizer.skipped}
@@ -179,23 +190,29 @@ def sorted_by_group(scored: Sequence[Scored]) -> list[Scored]:
 
 
 def rewards(batch: Batch, verdicts: Sequence[Verdict]) -> Rewards:
-    """Totals (NaN where the judge abstained) and their placement: events at their decisions, the rest at the end."""
+    """Totals (NaN where the judge abstained) and their placement: events at their decisions, the rest at the end.
+
+    Events index the episode's decisions: a fragment or a branch takes those that fall on decisions it owns, and only
+    the row that the episode ends in takes the rest.
+    """
     placed = torch.zeros(batch.num_decisions, dtype=torch.float64)
     total = torch.full((len(verdicts),), float("nan"), dtype=torch.float64)
     start = 0
     for index, (trajectory, verdict) in enumerate(zip(batch.trajectories, verdicts, strict=True)):
-        size = len(trajectory.decisions)
-        if verdict.reward is not None and size:
+        size, before = len(trajectory.decisions), trajectory.step_offset + trajectory.fork
+        if verdict.reward is not None:
             total[index] = verdict.reward
             scale = sum(c.weight for c in verdict.components) if verdict.normalized else 1.0
             rest = verdict.reward
             for part in verdict.components:
                 for event in part.events if not part.gated else ():
                     value = part.weight * (event.value or 0.0) / scale
-                    placed[start + event.decision] += value
                     rest -= value
+                    if 0 <= event.decision - before < size:
+                        placed[start + event.decision - before] += value
             sampled = torch.nonzero(batch.sampled[start : start + size])[:, 0]
-            if len(sampled):  # an episode may end on forced tokens; its reward sits on the last one it chose
+            # An episode may end on forced tokens; its reward sits on the last one it chose.
+            if len(sampled) and (trajectory.terminated or trajectory.truncated):
                 placed[start + int(sampled[-1])] += rest
         start += size
     return Rewards(total, placed.float())

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+import torch
+from pydantic import Field
+
 from triune.algo.objective import TermResult
-from triune.algo.options import TERMS, Options
+from triune.algo.options import TERMS, TermOptions
 from triune.algo.types import Batch, Evaluated
 
 
 @TERMS.register("entropy")
-class EntropyBonus(Options):
+class EntropyBonus(TermOptions):
     """-coef * H, H in nats."""
 
     kind: Literal["entropy"] = "entropy"
-    coef: float = 0.0
+    coef: float = Field(default=0.0, description="weight of the bonus")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -24,4 +27,5 @@ class EntropyBonus(Options):
     def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
         assert current.entropy is not None
         assert batch.weight is not None
-        return TermResult(loss=-(current.entropy * batch.weight).sum(), metrics=[])
+        entropy = torch.where(batch.weight > 0, current.entropy, 0.0)
+        return TermResult(loss=-(entropy * batch.weight).sum(), metrics=[])

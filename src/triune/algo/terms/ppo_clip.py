@@ -7,10 +7,9 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from triune.algo.objective import TermResult, by_source
-from triune.algo.options import TERMS, Options
+from triune.algo.options import TERMS, TermOptions
 from triune.algo.types import Batch, Evaluated
 
 # exp() of a log-ratio beyond this overflows or means nothing; the unclamped maximum is reported.
@@ -18,17 +17,21 @@ LOG_RATIO_BOUND = 20.0
 
 
 @TERMS.register("ppo_clip")
-class PPOClip(Options):
+class PPOClip(TermOptions):
     """max(-A r, -A clip(r, 1 - low, 1 + high)) per decision, r = exp(logp - logp_old) (Schulman et al. 2017, eq. 7).
 
-    With `dual`, a negative advantage costs at most -A * dual (Ye et al. 2020, eq. 5).
+    With `dual`, a negative advantage costs at most -A * dual (Ye et al. 2020, eq. 5). The log-ratio is clamped to
+    +-20, beyond which there is no gradient; `log_ratio_abs` reports it unclamped.
     """
 
     kind: Literal["ppo_clip"] = "ppo_clip"
-    coef: float = 1.0
-    clip_low: float = Field(default=0.2, ge=0, lt=1)
-    clip_high: float = Field(default=0.28, ge=0)
-    dual: float | None = Field(default=None, gt=1)
+    clip_low: float = Field(
+        default=0.2, ge=0, lt=1, description="a ratio below 1 - this no longer pushes down"
+    )
+    clip_high: float = Field(default=0.28, ge=0, description="a ratio above 1 + this no longer pushes up")
+    dual: float | None = Field(
+        default=None, gt=1, description="largest ratio that a negative advantage counts at"
+    )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -48,7 +51,7 @@ class PPOClip(Options):
             capped = torch.minimum(loss, -batch.advantage * self.dual)
             loss = torch.where(batch.advantage < 0, capped, loss)
         return TermResult(
-            loss=(loss * batch.weight).sum() if live.any() else current.logp.sum() * 0.0,
+            loss=(loss * batch.weight).sum(),
             metrics=by_source(
                 batch,
                 live,
@@ -61,5 +64,3 @@ class PPOClip(Options):
                 },
             ),
         )
-
-

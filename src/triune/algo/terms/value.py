@@ -9,18 +9,20 @@ import torch
 from pydantic import Field
 
 from triune.algo.objective import TermResult
-from triune.algo.options import TERMS, Options
+from triune.algo.options import TERMS, TermOptions
 from triune.algo.types import Batch, Evaluated
 from triune.monitor.metric import Metric
 
 
 @TERMS.register("value")
-class ValueLoss(Options):
+class ValueLoss(TermOptions):
     """0.5 * max((v - R)^2, (clip(v, v_old +- clip) - R)^2), mean over read-outs (PPO's value loss)."""
 
     kind: Literal["value"] = "value"
-    coef: float = 0.5
-    clip: float | None = Field(default=None, gt=0)
+    coef: float = Field(default=0.5, description="weight of the regression in the loss")
+    clip: float | None = Field(
+        default=None, gt=0, description="largest change from the old value that may still pay"
+    )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -36,7 +38,8 @@ class ValueLoss(Options):
             assert old is not None
             near = old + (current.value - old).clamp(-self.clip, self.clip)
             error = torch.maximum(error, (near - batch.returns).square())
+        live = batch.value_weight > 0
         return TermResult(
-            loss=0.5 * (error * batch.value_weight).sum(),
-            metrics=[Metric.of("value_error", error.detach().tolist())],
+            loss=0.5 * (torch.where(live, error, 0.0) * batch.value_weight).sum(),
+            metrics=[Metric.of("value_error", error.detach()[live].tolist())] if bool(live.any()) else [],
         )
