@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from triune.core.errors import RecipeError, nearest
 from triune.core.plugin import PlugIn
@@ -309,12 +311,14 @@ def leaves(model: type[BaseModel] = Recipe, prefix: str = "", plugins: bool = Fa
     for name, info in model.model_fields.items():
         marks = [mark for mark in info.metadata if isinstance(mark, PlugIn)]
         inner = None if marks else _model_in(info.annotation)
-        many = "[]" if "tuple" in str(info.annotation) and inner else ""
+        if inner is not None and not any(field.description for field in inner.model_fields.values()):
+            inner = None  # a value with a shape of its own (a Check, a schedule), not a section of keys
+        many = "[]" if inner is not None and get_origin(info.annotation) is tuple else ""
         key = f"{prefix}{name}{many}"
         if inner is not None:
             found += leaves(inner, key + ".", plugins)
             continue
-        default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
+        default = "required" if info.is_required() else _flow(info.get_default(call_default_factory=True))
         if marks:
             kinds = ", ".join(marks[0].options()) if plugins else ""
             found.append(
@@ -332,6 +336,77 @@ def leaves(model: type[BaseModel] = Recipe, prefix: str = "", plugins: bool = Fa
 
 
 def _type(annotation: Any) -> str:
-    if isinstance(annotation, type) and not get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("NoneType", "None")
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return " | ".join(map(repr, args))
+    if origin is Annotated:
+        return _type(args[0])
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type, args))
+    if origin is tuple and args[-1] is not ...:
+        return f"[{', '.join(map(_type, args))}]"
+    if origin is tuple:
+        return f"list of {_type(args[0])}"
+    if annotation is type(None):
+        return "null"
+    return annotation.__name__ if isinstance(annotation, type) and not args else str(annotation)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that ships with triune. Raises RecipeError."""
+    if Path(name).is_file():
+        return Path(name)
+    shipped = list_recipes()
+    if name not in shipped:
+        raise RecipeError(
+            f"there is no recipe {name!r}: no such file, and none of that name; {nearest(name, shipped)}"
+        )
+    return shipped[name]
+
+
+def list_recipes() -> dict[str, Path]:
+    """The recipes that ship with triune, by name (`folder/name` without the suffix)."""
+    # In a wheel they lie inside the package, in a checkout beside `src`.
+    package = Path(__file__).parents[1]
+    root = next(
+        (folder for folder in (package / "recipes", package.parents[1] / "recipes") if folder.is_dir()), None
+    )
+    if root is None:
+        return {}
+    return {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.rglob("*.yaml"))}
+
+
+def annotated(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every key with its meaning as a comment."""
+    return "\n".join(_annotated(recipe.dump(), type(recipe), ""))
+
+
+def _annotated(
+    values: Mapping[str, Any], model: type[BaseModel] | None, indent: str, comments: bool = True
+) -> Iterator[str]:
+    for name, value in values.items():
+        info = model.model_fields.get(name) if model else None
+        inner = _section(info, value) if info else None
+        comment = f"  # {info.description}" if comments and info and info.description else ""
+        if isinstance(value, dict) and inner:
+            yield f"{indent}{name}:{comment}"
+            yield from _annotated(value, inner, indent + "  ", comments)
+        elif isinstance(value, list) and inner and value:
+            yield f"{indent}{name}:{comment}"
+            for i, item in enumerate(value):
+                # The meaning of an item's keys is said once.
+                first, *rest = _annotated(item, inner, indent + "    ", comments and i == 0)
+                yield f"{indent}  - {first.strip()}"
+                yield from rest
+        else:
+            yield f"{indent}{name}: {_flow(value)}{comment}"
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    plain = to_jsonable_python(value)
+    return (
+        yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=10_000)
+        .removesuffix("...\n")
+        .strip()
+    )

@@ -10,7 +10,6 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from triune.core.errors import nearest
 from triune.core.registry import Registry
 
 
@@ -35,13 +34,13 @@ class PlugIn:
         given = {"kind": value} if isinstance(value, str) else value
         if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
             raise PydanticCustomError(
-                "plugin", "expected a name or {kind: NAME, ...}; {hint}", {"hint": nearest("", registry)}
+                "plugin", "expected a name or {kind: NAME, ...}; {hint}", {"hint": registry.hint("")}
             )
         kind = given["kind"]
         if kind not in registry:
             raise PydanticCustomError(
                 "plugin", "unknown {what} '{kind}'; {hint}",
-                {"what": registry.kind, "kind": kind, "hint": nearest(kind, registry)},
+                {"what": registry.kind, "kind": kind, "hint": registry.hint(kind)},
             )  # fmt: skip
         options = registry[kind]
         # Errors raised inside keep their own key path below this field's.
@@ -50,9 +49,11 @@ class PlugIn:
         )
 
     def dump(self, value: BaseModel) -> dict[str, Any]:
+        dumped = value.model_dump(mode="json")
+        if "kind" in dumped:
+            return dumped
         registry = self.options()
-        kind = next((name for name in registry if registry[name] is type(value)), type(value).__name__)
-        return {"kind": kind, **value.model_dump(mode="json")}
+        return {"kind": next(name for name in registry if registry[name] is type(value)), **dumped}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(

@@ -132,9 +132,9 @@ class Recipe(Frozen):
     name: str = Field(min_length=1, description="names the run")
     seed: int = Field(0, ge=0, description="of everything that is drawn")
     data: DataSpec
-    policy: PolicyOptions
-    rollout: RolloutOptions
-    algo: AlgoOptions
+    policy: PolicyOptions = Field(description="what is trained")
+    rollout: RolloutOptions = Field(description="how it answers while it learns")
+    algo: AlgoOptions = Field(description="how credit is given and what is minimised")
     train: TrainSpec
     judge: JudgeSpec = JudgeSpec()
     monitor: MonitorSpec = MonitorSpec()

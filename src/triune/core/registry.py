@@ -25,6 +25,7 @@ class Registry(Generic[T]):
         self.kind, self.package = kind, package
         self._items: dict[str, T] = {}
         self._loaded = False
+        self._absent: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         def add(item: T) -> T:
@@ -37,13 +38,18 @@ class Registry(Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         if name not in self:
-            raise RecipeError(f"unknown {self.kind} {name!r}: {nearest(name, self._items)}")
+            raise RecipeError(f"unknown {self.kind} {name!r}: {self.hint(name)}")
         return self._items[name]
 
     def __contains__(self, name: str) -> bool:
         if name not in self._items:
             self._load()
         return name in self._items
+
+    def hint(self, name: str) -> str:
+        """What an unknown name may have meant; names the modules that could not be imported, as it may be in one."""
+        absent = ", ".join(f"{module} needs {what}" for module, what in self._absent.items())
+        return nearest(name, self) + (f" (not installed: {absent})" if absent else "")
 
     def __iter__(self) -> Iterator[str]:
         self._load()
@@ -55,6 +61,12 @@ class Registry(Generic[T]):
         self._loaded = True
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(getattr(package, "__path__", ()), package.__name__ + "."):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except ModuleNotFoundError as error:
+                missing = (error.name or "?").split(".")[0]
+                if missing == "triune":
+                    raise
+                self._absent[module.name] = missing  # an extra that is not installed; the other plug-ins work
         for point in entry_points(group=f"triune.{self.kind}"):
             point.load()

@@ -18,13 +18,13 @@ from triune.core.recipe import Recipe
 from triune.core.sample import Media, Sample
 from triune.core.schedule import Progress
 from triune.core.verdict import SCORED, Outcome, Seen, Verdict
-from triune.data.source import Source, TableSource, open_sources
+from triune.data.source import Source, Split, TableSource, open_sources
 from triune.verify.judge import Judge
 from triune.verify.verifier import verifiers
 
-Kind = Literal["media", "routing", "truth", "expert", "overlap", "same_picture", "duplicate"]
+Kind = Literal["media", "routing", "truth", "layout", "expert", "overlap", "same_picture", "duplicate"]
 
-FATAL: frozenset[Kind] = frozenset({"media", "routing", "truth", "overlap"})
+FATAL: frozenset[Kind] = frozenset({"media", "routing", "truth", "layout", "overlap"})
 """Findings that make training or its evaluation wrong; the others are worth a look."""
 
 END = Progress(step=1, total_steps=1, phase="eval")
@@ -56,34 +56,60 @@ def audit(recipe: Recipe, drawn: int = 64) -> Audit:
 
     Raises DataError or RecipeError only for what keeps a source from being opened at all.
     """
-    result = Audit()
-    questions: dict[str, dict[str, str]] = {"train": {}, "heldout": {}}
-    pictures: dict[str, dict[str, str]] = {"train": {}, "heldout": {}}
-    with Judge(workers=0) as judge:
-        for split in ("train", "heldout"):
-            for source, _ in open_sources(recipe.data, recipe.seed, split):
-                if isinstance(source, TableSource):
+    result, demonstrated = Audit(), Counter[str]()
+    train, heldout = _Index(), _Index()
+    files: set[str] = set()
+    with Judge(workers=1) as judge:
+        for split, index in (("train", train), ("heldout", heldout)):
+            for source, _ in open_sources(recipe.data, recipe.seed, cast(Split, split)):
+                if isinstance(source, TableSource) and source.path not in files:
+                    files.add(source.path)  # two splits of one file have the same bad rows
                     result.skipped[source.name] += source.skipped
                 for sample in _samples(source, drawn):
                     result.counts[source.name, split] += 1
-                    result.findings += inspect(sample, judge)
-                    try:
-                        hashes = [pixel_hash(medium) for medium in sample.media]
-                    except DataError as error:
-                        result.findings.append(Finding("media", sample.source, sample.id, str(error)))
-                        continue
-                    question = _digest([*hashes, *(message.text for message in sample.messages)])
-                    earlier = questions[split].setdefault(question, sample.id)
-                    if earlier != sample.id:
-                        detail = f"asks the same of the same pictures as {earlier!r}"
-                        result.findings.append(Finding("duplicate", sample.source, sample.id, detail))
-                    for hash in hashes:
-                        pictures[split].setdefault(hash, sample.id)
-                    if split == "heldout":
-                        result.findings += _overlap(
-                            sample, question, hashes, questions["train"], pictures["train"]
-                        )
+                    demonstrated[sample.source] += sample.expert is not None
+                    result.findings += [
+                        *inspect(sample, judge),
+                        *index.add(sample, None if index is train else train),
+                    ]
+    failed = Counter(finding.source for finding in result.findings if finding.kind == "expert")
+    for name, count in failed.items():
+        if count == demonstrated[name]:
+            detail = f"no demonstration of {name} scores: answers are not laid out as its checks read them"
+            result.findings.append(Finding("layout", name, "all", detail))
     return result
+
+
+class _Index:
+    """The questions and pictures of one split, by hash, with the first sample that has each."""
+
+    def __init__(self) -> None:
+        self.questions: dict[str, str] = {}
+        self.pictures: dict[str, str] = {}
+
+    def add(self, sample: Sample, trained: _Index | None) -> Iterator[Finding]:
+        """Finds pictures that do not decode, repetitions within the split, and overlap with the trained one."""
+        try:
+            hashes = [pixel_hash(medium) for medium in sample.media]
+        except DataError as error:
+            yield Finding("media", sample.source, sample.id, str(error))
+            return
+        question = _digest([*hashes, *(message.text for message in sample.messages)])
+        earlier = self.questions.setdefault(question, sample.id)
+        if earlier != sample.id:
+            yield Finding(
+                "duplicate", sample.source, sample.id, f"asks the same of the same pictures as {earlier!r}"
+            )
+        for hash in hashes:
+            self.pictures.setdefault(hash, sample.id)
+        if trained is None:
+            return
+        if question in trained.questions:
+            detail = f"held out, but trained on as {trained.questions[question]!r}"
+            yield Finding("overlap", sample.source, sample.id, detail)
+        elif shown := [trained.pictures[hash] for hash in hashes if hash in trained.pictures]:
+            detail = f"held out, but its picture is trained on in {shown[0]!r}, with another question"
+            yield Finding("same_picture", sample.source, sample.id, detail)
 
 
 def inspect(sample: Sample, judge: Judge) -> Iterator[Finding]:
@@ -167,18 +193,6 @@ def pixel_hash(medium: Media) -> str:
     """The hash of the decoded picture, so that another encoding of it is still the same. Raises DataError."""
     image = medium.image()
     return _digest([repr(image.size).encode(), image.tobytes()])
-
-
-def _overlap(
-    sample: Sample, question: str, hashes: Iterable[str], asked: Mapping[str, str], shown: Mapping[str, str]
-) -> Iterator[Finding]:
-    if question in asked:
-        yield Finding("overlap", sample.source, sample.id, f"held out, but trained on as {asked[question]!r}")
-        return
-    for hash in hashes:
-        if hash in shown:
-            detail = f"held out, but its picture is trained on in {shown[hash]!r}, with another question"
-            yield Finding("same_picture", sample.source, sample.id, detail)
 
 
 def _samples(source: Source, drawn: int) -> Iterator[Sample]:

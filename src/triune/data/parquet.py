@@ -31,27 +31,26 @@ _NATIVE = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float6
 
 
 def write(path: Path, rows: Sequence[M], model: type[M]) -> None:
-    """Writes `rows` atomically. Raises StorageError when the file cannot be written (full disk, permission),
-    DataError when an integer of a scalar field does not fit 64 bits."""
+    """Writes `rows` atomically. Raises StorageError when the file cannot be written (full disk, permission)."""
     columns = {name: _native(field.annotation) for name, field in model.model_fields.items()}
+    for name, native in columns.items():
+        if native == pa.int64() and any(not _fits(getattr(row, name)) for row in rows):
+            columns[name] = None  # a seed of 64 unsigned bits, say: JSON has no limit
     schema = pa.schema(
         [(name, native or pa.string()) for name, native in columns.items()],
         metadata={"triune.type": model.__name__, "triune.format": str(FORMAT_VERSION)},
     )
-    try:
-        with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for start in range(0, len(rows), ROWS_PER_GROUP):
-                chunk = rows[start : start + ROWS_PER_GROUP]
-                cells = [
-                    pa.array(
-                        [getattr(row, name) if native else _json(row, name) for row in chunk],
-                        schema.field(name).type,
-                    )
-                    for name, native in columns.items()
-                ]
-                writer.write_table(pa.table(cells, schema=schema))
-    except (OverflowError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: a {model.__name__} does not fit its columns: {error}") from error
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for start in range(0, len(rows), ROWS_PER_GROUP):
+            chunk = rows[start : start + ROWS_PER_GROUP]
+            cells = [
+                pa.array(
+                    [getattr(row, name) if native else _json(row, name) for row in chunk],
+                    native or pa.string(),
+                )
+                for name, native in columns.items()
+            ]
+            writer.write_table(pa.table(cells, schema=schema))
 
 
 def read(path: Path, model: type[M]) -> list[M]:
@@ -98,12 +97,18 @@ def decode(model: type[M], row: Mapping[str, Any], where: str) -> M:
             value = row[name]
             if isinstance(value, bytes):
                 value = base64.b64encode(value).decode()
-            raw = value if _native(field.annotation) is None and value is not None else json.dumps(value)
+            native = _native(field.annotation)
+            stored_as_json = native is None or (native == pa.int64() and isinstance(value, str))
+            raw = value if stored_as_json and value is not None else json.dumps(value)
             parts.append(f'"{name}":{raw}')
     try:
         return model.model_validate_json("{" + ",".join(parts) + "}")
     except ValidationError as error:
         raise DataError(f"{where}: not a valid {model.__name__}: {_first(error)}") from error
+
+
+def _fits(value: int | None) -> bool:
+    return value is None or -(2**63) <= value < 2**63
 
 
 def _json(row: Frozen, name: str) -> str:

@@ -59,7 +59,10 @@ class Row:
 
     def error(self, reason: Reason, message: str) -> BadRow:
         kind = PlaceholderMismatch if reason == "placeholders" else BadRow
-        return kind(reason, f"{self.file}, row {self.number}: {message}")
+        return kind(
+            reason,
+            f"{self.file}, row {self.number}: {message} [{reason}; data.on_bad_row: skip leaves such rows out]",
+        )
 
     def get(self, key: str, kind: type[T], default: T) -> T:
         """The field, or the default where it is absent or null; DataError if it is of another type."""

@@ -86,7 +86,7 @@ class TableSource:
         seed: int = 0,
     ) -> None:
         self.adapter = ADAPTERS[adapter](kind=adapter) if isinstance(adapter, str) else adapter
-        self.name, self.split, self.seed = name or Path(path).stem, split, seed
+        self.name, self.path, self.split, self.seed = name or Path(path).stem, path, split, seed
         self.skipped: Counter[str] = Counter()
         self._by_id: dict[str, Sample] = {}
         ids: dict[str, str] = {}
@@ -97,10 +97,10 @@ class TableSource:
                 if sample.id in ids:
                     raise row.error("duplicate_id", f"id {sample.id!r} is already taken by {ids[sample.id]}")
                 ids[sample.id] = where
-            except BadRow as error:
+            except DataError as error:
                 if on_bad_row == "error":
                     raise
-                self.skipped[error.reason] += 1
+                self.skipped[error.reason if isinstance(error, BadRow) else "invalid"] += 1
                 continue
             if not heldout_fraction or (_share(sample.id) < heldout_fraction) == (split == "heldout"):
                 self._by_id[sample.id] = sample

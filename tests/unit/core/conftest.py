@@ -65,6 +65,12 @@ train:
   prompts_per_step: 16
 """
 
+
+@pytest.fixture
+def recipe_text() -> str:
+    return RECIPE
+
+
 Load = Callable[..., Recipe]
 
 

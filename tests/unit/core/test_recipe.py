@@ -93,11 +93,11 @@ def test_mistakes_on_the_command_line(load: Any, override: str, message: str) ->
         ("name: toy", "name: [toy", r"toy\.yaml:\d+: not YAML"),
     ],
 )
-def test_mistakes_in_a_file_name_the_line(load: Any, old: str, new: str, message: str) -> None:
-    from tests.unit.core.conftest import RECIPE
-
+def test_mistakes_in_a_file_name_the_line(
+    load: Any, recipe_text: str, old: str, new: str, message: str
+) -> None:
     with pytest.raises(RecipeError, match=message):
-        load(text=RECIPE.replace(old, new))
+        load(text=recipe_text.replace(old, new))
 
 
 def test_every_mistake_is_reported_at_once(load: Any) -> None:

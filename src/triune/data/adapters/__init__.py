@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from triune.core.base import Frozen
 from triune.core.registry import Registry
 from triune.core.sample import Sample
@@ -17,7 +19,7 @@ from triune.data.rows import Row
 
 
 class Adapter(Frozen):
-    """Base of every adapter. `folder` is where relative media paths start; default: the data file's folder.
+    """Base of every adapter.
 
     `examples` are rows as the format has them, showing `picture.png`: the contract test feeds them, whole and damaged.
     """
@@ -25,7 +27,9 @@ class Adapter(Frozen):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
 
     kind: str
-    folder: Path | None = None
+    folder: Path | None = Field(
+        None, description="where relative media paths start; default: the data file's folder"
+    )
 
     def sample(self, row: Row) -> Sample:
         """The sample of one row. Raises DataError naming file and row when the row is unusable."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from triune.core.sample import Check, Sample
 from triune.data.adapters import ADAPTERS, Adapter
 from triune.data.rows import Row
@@ -11,11 +13,7 @@ from triune.data.rows import Row
 
 @ADAPTERS.register("messages")
 class Messages(Adapter):
-    """Conversations. A final assistant turn is the demonstration (`expert`), not part of the prompt.
-
-    `truth` names the column with the reference answer; empty: the demonstration's text is the truth.
-    `task` is the task of every row, as such rows name none.
-    """
+    """Conversations. A final assistant turn is the demonstration (`expert`), not part of the prompt."""
 
     examples = (
         {
@@ -51,9 +49,13 @@ class Messages(Adapter):
     )
 
     kind: Literal["messages"] = "messages"
-    checks: tuple[Check, ...] = (Check(verifier="math"),)
-    truth: str = "solution"
-    task: str = "chat"
+    checks: tuple[Check, ...] = Field(
+        (Check(verifier="math"),), description="verifiers of every row of the files"
+    )
+    truth: str = Field(
+        "solution", description="column with the reference; empty: the demonstration is the truth"
+    )
+    task: str = Field("chat", description="task of every row, as such rows name none")
 
     def sample(self, row: Row) -> Sample:
         conversation = next(

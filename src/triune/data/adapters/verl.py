@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from triune.core.sample import Check, Sample
 from triune.data.adapters import ADAPTERS, Adapter
 from triune.data.rows import Row
@@ -15,7 +17,7 @@ from triune.data.rows import Row
 
 @ADAPTERS.register("verl")
 class Verl(Adapter):
-    """`checks` are the rows' verifiers; `truth` is always `reward_model.ground_truth`."""
+    """The truth is `reward_model.ground_truth`, or EasyR1's `answer`."""
 
     examples = (
         {
@@ -34,7 +36,9 @@ class Verl(Adapter):
     )
 
     kind: Literal["verl"] = "verl"
-    checks: tuple[Check, ...] = (Check(verifier="math"),)
+    checks: tuple[Check, ...] = Field(
+        (Check(verifier="math"),), description="verifiers of every row of the files"
+    )
 
     def sample(self, row: Row) -> Sample:
         images = row.images("images")

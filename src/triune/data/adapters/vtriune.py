@@ -63,8 +63,7 @@ TAGS = "Write your reasoning inside <think> and </think>, then the answer inside
 
 @ADAPTERS.register("vtriune")
 class VTriune(Adapter):
-    """`iou` is the acceptance threshold of box rewards: the paper's schedule over the run, or one number.
-    `prompt_pool` off keeps the bare questions of the files."""
+    """Rewards are routed by each row; see the module for what reads differently here, and why."""
 
     examples = (
         {
@@ -110,8 +109,13 @@ class VTriune(Adapter):
     )
 
     kind: Literal["vtriune"] = "vtriune"
-    iou: Literal["dynamic"] | Annotated[float, Field(ge=0, le=1)] = "dynamic"
-    prompt_pool: bool = True
+    iou: Literal["dynamic"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "dynamic",
+        description="acceptance threshold of box rewards: the paper's schedule over the run, or one number",
+    )
+    prompt_pool: bool = Field(
+        True, description="ask for a boxed answer in varied words; off: the bare questions"
+    )
 
     def sample(self, row: Row) -> Sample:
         reward = row.nested("reward_model")

@@ -1,0 +1,56 @@
+"""The base install has no torch: data, verifiers, monitor, recipes and most of the command line work without it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BLOCKED = """
+import importlib, pkgutil, sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "peft", "safetensors"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+IMPORT_ALL = """
+import triune.core, triune.data, triune.verify, triune.monitor, triune.cli
+for package in (triune.core, triune.data, triune.verify, triune.monitor):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+"""
+
+
+def without_torch(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", BLOCKED + code], capture_output=True, text=True)
+
+
+def test_every_module_of_the_base_install_imports() -> None:
+    done = without_torch(IMPORT_ALL)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recipes"],
+        ["recipes", "quickstart"],
+        ["train", "--help"],
+        ["data", "show", "quickstart", "--samples", "2", "--out", "OUT"],
+    ],
+    ids=" ".join,
+)
+def test_commands_that_need_no_model(arguments: list[str], tmp_path: Path) -> None:
+    arguments = [str(tmp_path / "out.png") if word == "OUT" else word for word in arguments]
+    done = without_torch(f"from triune.cli import main\nmain({arguments!r})")
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_an_unknown_plug_in_says_what_is_not_installed() -> None:
+    done = without_torch("from triune.cli import main\nmain(['train', 'quickstart', 'policy=langage'])")
+    assert done.returncode == 2
+    assert "did you mean 'language'?" in done.stderr
