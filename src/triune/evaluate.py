@@ -47,7 +47,9 @@ def answer(
         family.begin_step(part)
         episodes = [row[0] for row in generator.generate(part, demand)]
         verdicts = judge.judge_many([(e.sample, (e.outcome,)) for e in episodes], progress)
-        scored += [Scored(e.sample, e.trajectory, e.outcome, v[0]) for e, v in zip(episodes, verdicts, strict=True)]
+        scored += [
+            Scored(e.sample, e.trajectory, e.outcome, v[0]) for e, v in zip(episodes, verdicts, strict=True)
+        ]
         if on_batch is not None:
             on_batch(len(scored))
     return scored

@@ -87,27 +87,38 @@ class Loop:
         self.done += 1
         self.generator.load(self.done)
         self.monitor.log_step(
-            self.done, "train", report.scored, [*report.metrics, *clock.metrics()], advantages=report.advantages
+            self.done,
+            "train",
+            report.scored,
+            [*report.metrics, *clock.metrics()],
+            advantages=report.advantages,
         )
         return report.scored
 
     # -- a whole run -------------------------------------------------------------------------------------------
 
-    def run(self, resume: bool = False) -> None:
-        """From the first step (or the newest checkpoint) to the last, with evaluations and checkpoints on the way."""
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Ends the judge's processes and closes the monitor's files."""
+        self.judge.close()
+        self.monitor.close()
+
+    def run(self) -> None:
+        """From the current step to the last, with evaluations and checkpoints on the way."""
         train = self.recipe.train
-        if resume:
-            self.restore(checkpoint.latest(self.run_dir))
-        else:
-            self.check()
-            save_provenance(self.run_dir, self.recipe)
-        with _Interrupt() as interrupt, self.judge, self.monitor:
+        with _Interrupt() as interrupt:
             while self.done < train.total_steps:
                 self.step()
                 if train.eval_every and self.done % train.eval_every == 0:
                     self.evaluate("eval")
                 last = self.done == train.total_steps
-                if last or interrupt.asked or (train.checkpoint_every and self.done % train.checkpoint_every == 0):
+                if (
+                    last
+                    or interrupt.asked
+                    or (train.checkpoint_every and self.done % train.checkpoint_every == 0)
+                ):
                     self.save()
                 if interrupt.asked and not last:
                     raise Interrupted(
@@ -122,13 +133,24 @@ class Loop:
         for sample in samples:
             self.family.check(sample)
         rule = SamplingRule(temperature=self.recipe.rollout.temperature)  # type: ignore[attr-defined]
-        demand = Demand(2, rule, self.recipe.seed, 0, Progress(step=1, total_steps=self.recipe.train.total_steps))
+        demand = Demand(
+            2, rule, self.recipe.seed, 0, Progress(step=1, total_steps=self.recipe.train.total_steps)
+        )
         found = probe(self.family, self.generator, samples[:8], demand)
-        self.monitor.note("probe", asdict(found))
+        self.monitor.say(
+            f"probe: log-probs of engine and learner differ by at most {found.engine:.1e}, packed and single rows by "
+            f"{found.packed:.1e}; other pictures change them by up to {found.swapped or 0.0:.2g}",
+            kind="probe",
+            **asdict(found),
+        )
 
-    def evaluate(self, phase: str, samples: Sequence[Sample] | None = None, *, blind: bool = False) -> list[Scored]:
+    def evaluate(
+        self, phase: str, samples: Sequence[Sample] | None = None, *, blind: bool = False
+    ) -> list[Scored]:
         """Greedy answers to the held-out samples (or to `samples`), logged under `phase`."""
-        chosen = samples if samples is not None else [s for many in heldout(self.recipe).values() for s in many]
+        chosen = (
+            samples if samples is not None else [s for many in heldout(self.recipe).values() for s in many]
+        )
         started = time.monotonic()
         scored = answer(
             self.family,
@@ -145,7 +167,9 @@ class Loop:
         return scored
 
     def save(self) -> Path:
-        return checkpoint.write(self.run_dir, self.done, self.family, self.update.state(), self.recipe.to_yaml())
+        return checkpoint.write(
+            self.run_dir, self.done, self.family, self.update.state(), self.recipe.to_yaml()
+        )
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint; what the monitor holds beyond it is forgotten."""
@@ -168,8 +192,12 @@ class Clock:
         self._last = now
 
     def metrics(self) -> list[Metric]:
-        out = [scalar("seconds", seconds, phase=phase) for phase, seconds, _ in self._phases if phase != "update"]
-        out += [scalar("tokens_per_second", n / s, phase=phase) for phase, s, n in self._phases if n and s > 0]
+        out = [
+            scalar("seconds", seconds, phase=phase) for phase, seconds, _ in self._phases if phase != "update"
+        ]
+        out += [
+            scalar("tokens_per_second", n / s, phase=phase) for phase, s, n in self._phases if n and s > 0
+        ]
         out.append(scalar("seconds", sum(s for _, s, _ in self._phases), phase="step"))
         out.append(scalar("peak_rss_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return out
@@ -207,7 +235,13 @@ def train(recipe: Recipe, run_dir: Path, resume: bool = False) -> None:
     if not resume and (run_dir / "checkpoints").exists():
         raise RecipeError(f"{run_dir} already holds a run; choose another --run-dir, or --resume {run_dir}")
     run_dir.mkdir(parents=True, exist_ok=True)
-    Loop(recipe, run_dir).run(resume)
+    with Loop(recipe, run_dir) as loop:
+        if resume:
+            loop.restore(checkpoint.latest(run_dir))
+        else:
+            loop.check()
+            save_provenance(run_dir, recipe)
+        loop.run()
 
 
 __all__ = ["Interrupted", "Loop", "train"]

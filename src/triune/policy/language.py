@@ -73,7 +73,7 @@ class LanguageFamily:
         self.stop_ids: tuple[int, ...] = self._stop_ids()
         self.banned: tuple[int, ...] = self._banned()
         self.pictures = Pictures(model, processor)
-        self._prompts: dict[str, tuple[NDArray[np.int32], tuple[Seen, ...]]] = {}
+        self._prompts: dict[tuple[str, ...], tuple[NDArray[np.int32], tuple[Seen, ...]]] = {}
 
     @classmethod
     def from_pretrained(cls, options: LanguageOptions) -> LanguageFamily:
@@ -119,8 +119,9 @@ class LanguageFamily:
 
     def prompt(self, sample: Sample) -> tuple[NDArray[np.int32], tuple[Seen, ...]]:
         """Prompt ids with placeholders expanded, and the pictures as seen. Errors name the sample."""
-        if sample.id in self._prompts:
-            return self._prompts[sample.id]
+        key = _prompt_key(sample)
+        if key in self._prompts:
+            return self._prompts[key]
         for media in sample.media:
             if media.kind != "image":
                 raise DataError(f"sample {sample.id!r}: this policy reads images, not {media.kind}")
@@ -142,7 +143,7 @@ class LanguageFamily:
                 "shorten it, raise policy.window or drop the row. Nothing is truncated."
             )
         seen = tuple(self._seen(media) for media in sample.media)
-        made = self._prompts[sample.id] = (np.asarray(ids, np.int32), seen)
+        made = self._prompts[key] = (np.asarray(ids, np.int32), seen)
         return made
 
     def _tokenise(self, text: str, images: list[Any]) -> list[int]:
@@ -214,7 +215,7 @@ class LanguageFamily:
         modules = self.modules()
         vision = [p for name in ("vision", "connector") if name in modules for p in modules[name].parameters()]
         self.pictures.frozen = not any(p.requires_grad for p in vision)
-        wanted = {sample.id for sample in samples}
+        wanted = {_prompt_key(sample) for sample in samples}
         self._prompts = {k: v for k, v in self._prompts.items() if k in wanted}
         self.pictures.keep([m.sha256 for sample in samples for m in sample.media])
 
@@ -348,6 +349,11 @@ class LanguageFamily:
         fresh = type(self.model).from_pretrained(path, use_safetensors=True, dtype=self.model.dtype)
         self.model.load_state_dict(fresh.state_dict())
         self.pictures.forget_features()
+
+
+def _prompt_key(sample: Sample) -> tuple[str, ...]:
+    """A sample may come back with other pictures (a blind evaluation): the id alone does not name its prompt."""
+    return (sample.id, *(media.sha256 for media in sample.media))
 
 
 def _first(config: Any, *names: str) -> Any:

@@ -109,7 +109,7 @@ class NativeEngine:
             alive = ~(stopped | (limits <= position + 1))
             if not bool(alive.any()):
                 return
-            if float(alive.float().mean()) <= 1 - _RETIRE_SHARE or not bool(alive.all()) and len(alive) <= 16:
+            if float(alive.float().mean()) <= 1 - _RETIRE_SHARE or (not bool(alive.all()) and len(alive) <= 16):
                 keep = alive.nonzero()[:, 0]
                 cache.batch_select_indices(keep.to(hidden.device))
                 keys, places, chosen = keys[keep.to(keys.device)], places[:, keep.to(places.device)], chosen[keep]

@@ -100,7 +100,9 @@ class Scene:
     def digit(self, value: int, x: int, y: int, side: int) -> Thing:
         """Composes a real handwritten digit into the square at (x, y), with ink that stands out of its surroundings."""
         pool = self.assets.digits[value]
-        glyph = Image.fromarray(pool[self.rng.integers(len(pool))]).resize((side, side), Image.Resampling.BICUBIC)
+        glyph = Image.fromarray(pool[self.rng.integers(len(pool))]).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
         glyph = glyph.rotate(float(self.rng.uniform(-8, 8)), Image.Resampling.BILINEAR)
         alpha = np.asarray(glyph, np.float32) / 255
         patch = self.pixels[y : y + side, x : x + side]
@@ -108,9 +110,9 @@ class Scene:
         ink = np.asarray(COLOURS["white" if light else "black"], np.float32)
         tone = 0.62 if light else 1.45
         shaded = (patch * tone).clip(0, 255)
-        self.pixels[y : y + side, x : x + side] = (shaded * (1 - alpha[..., None]) + ink * alpha[..., None]).astype(
-            np.uint8
-        )
+        self.pixels[y : y + side, x : x + side] = (
+            shaded * (1 - alpha[..., None]) + ink * alpha[..., None]
+        ).astype(np.uint8)
         return self._add(str(value), "white" if light else "black", alpha > 0.3, x, y)
 
     def shape(self, kind: str, colour: str, x: int, y: int, side: int) -> Thing:
@@ -132,9 +134,9 @@ class Scene:
         alpha = np.asarray(mask.resize((side, side), Image.Resampling.BOX), np.float32) / 255
         ink = np.asarray(COLOURS[colour], np.float32) * self.rng.uniform(0.85, 1.0)
         patch = self.pixels[y : y + side, x : x + side]
-        self.pixels[y : y + side, x : x + side] = (patch * (1 - alpha[..., None]) + ink * alpha[..., None]).astype(
-            np.uint8
-        )
+        self.pixels[y : y + side, x : x + side] = (
+            patch * (1 - alpha[..., None]) + ink * alpha[..., None]
+        ).astype(np.uint8)
         return self._add(kind, colour, alpha > 0.3, x, y)
 
     def write(self, text: str, x: int, y: int, size: int, colour: str = "black") -> int:

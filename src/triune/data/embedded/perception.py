@@ -21,7 +21,7 @@ WORDS = (
 def _box_ask(source: str, question: str, thing: Thing) -> Ask:
     checks = (
         Check(verifier="box_iou", weight=0.9, schedule={"iou": EMBEDDED_IOU}),
-        Check(verifier="format_json", weight=0.1, params={"label": False}),
+        Check(verifier="format_json", weight=0.1, params={"labels": False}),
     )
     return Ask(source, question, list(thing.box), checks, boxes_text([thing.box], None), "boxes")
 
@@ -54,7 +54,9 @@ def digits(scene: Scene) -> None:
     scene.asks.append(_count_ask("counting/digits", f"How many {asked}s are there?", len(same)))
     boxable = str(int(rng.choice(values)))
     scene.asks.append(
-        _detect_ask("detection/digits", f"Box every {boxable}.", [t for t in found if t.kind == boxable], boxable)
+        _detect_ask(
+            "detection/digits", f"Box every {boxable}.", [t for t in found if t.kind == boxable], boxable
+        )
     )
     by_area = sorted(found, key=lambda t: -t.area)
     if by_area[0].area >= 1.2 * by_area[1].area:
@@ -75,7 +77,9 @@ def shapes(scene: Scene) -> None:
     found = [scene.shape(str(rng.choice(kinds)), str(rng.choice(paints)), *spot) for spot in spots]
     colour = str(rng.choice(paints)) if rng.random() < 0.85 else str(rng.choice(PAINTS))
     scene.asks.append(
-        _count_ask("counting/shapes", f"How many {colour} shapes are there?", sum(t.colour == colour for t in found))
+        _count_ask(
+            "counting/shapes", f"How many {colour} shapes are there?", sum(t.colour == colour for t in found)
+        )
     )
     kind = str(rng.choice([t.kind for t in found]))
     scene.asks.append(
@@ -98,7 +102,7 @@ def handwriting(scene: Scene) -> None:
     for place, value in enumerate(values):
         scene.digit(value, left + place * side, int(np.clip(top + rng.integers(-3, 4), 0, 64 - side)), side)
     number = "".join(map(str, values))
-    check = Check(verifier="text", params={"answer": "boxed"})
+    check = Check(verifier="text_exact", params={"answer": "boxed"})
     scene.asks.append(Ask("ocr/handwriting", "Read the number.", number, (check,), boxed(number), "digits"))
     total = sum(values)
     steps = "+".join(map(str, values))

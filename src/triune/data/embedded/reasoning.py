@@ -27,7 +27,9 @@ def expression(scene: Scene) -> None:
     plus = bool(rng.random() < 0.6)
     a, b = (a, b) if plus else (max(a, b), min(a, b))
     colour = "white" if scene.pixels.mean() < 120 else "black"
-    scene.write(f"{a}{'+' if plus else '-'}{b}", int(rng.integers(1, 6)), int(rng.integers(6, 28)), 24, colour)
+    scene.write(
+        f"{a}{'+' if plus else '-'}{b}", int(rng.integers(1, 6)), int(rng.integers(6, 28)), 24, colour
+    )
     value = a + b if plus else a - b
     scene.asks.append(Ask("math/expression", "Compute.", str(value), _MATH, boxed(value), "number"))
 
@@ -45,7 +47,9 @@ def sequence(scene: Scene) -> None:
     for k, value in enumerate(values):
         scene.digit(value, left + k * side, top, side)
     answer = values[-1] + step
-    scene.asks.append(Ask("puzzle/sequence", "Which digit comes next?", str(answer), _MATH, boxed(answer), "number"))
+    scene.asks.append(
+        Ask("puzzle/sequence", "Which digit comes next?", str(answer), _MATH, boxed(answer), "number")
+    )
 
 
 def odd_one_out(scene: Scene) -> None:
@@ -81,12 +85,23 @@ def lever(scene: Scene) -> None:
         scene.rectangle("weight", paint, (centre - width // 2, beam - height, centre + width // 2 + 1, beam))
         for k in range(1, mass):  # a dark seam between units, so that mass can be seen
             scene.rectangle(
-                "", "black", (centre - width // 2, beam - 7 * k, centre + width // 2 + 1, beam - 7 * k + 1), False
+                "",
+                "black",
+                (centre - width // 2, beam - 7 * k, centre + width // 2 + 1, beam - 7 * k + 1),
+                False,
             )
     truth = "left" if torque[0] > torque[1] else "right" if torque[1] > torque[0] else "level"
     options = ("left", "right", "level")
-    check = Check(verifier="text", params={"answer": "boxed"})
-    ask = Ask("science/lever", "Which side sinks: left, right or level?", truth, (check,), boxed(truth), "option", options)
+    check = Check(verifier="text_exact", params={"answer": "boxed"})
+    ask = Ask(
+        "science/lever",
+        "Which side sinks: left, right or level?",
+        truth,
+        (check,),
+        boxed(truth),
+        "option",
+        options,
+    )
     scene.asks.append(ask)
 
 
@@ -127,7 +142,7 @@ def _render(axes: Any) -> np.ndarray:
 
 
 def _hex(colour: str) -> str:
-    return "#%02x%02x%02x" % COLOURS[colour]
+    return "#{:02x}{:02x}{:02x}".format(*COLOURS[colour])
 
 
 def bars(scene: Scene) -> None:
@@ -145,7 +160,9 @@ def bars(scene: Scene) -> None:
     drawn = axes.bar(range(len(paints)), heights, width=0.7, color=[_hex(p) for p in paints])
     scene.pixels = _render(axes)
     for patch, paint in zip(drawn.patches, paints, strict=True):
-        low, high = axes.transData.transform([(patch.get_x(), 0), (patch.get_x() + patch.get_width(), patch.get_height())])
+        low, high = axes.transData.transform(
+            [(patch.get_x(), 0), (patch.get_x() + patch.get_width(), patch.get_height())]
+        )
         box = (round(low[0]), round(SIZE - high[1]), round(high[0]), round(SIZE - low[1]))
         scene.things.append(Thing("bar", paint, box))
     which = int(rng.integers(len(paints)))
@@ -156,9 +173,17 @@ def bars(scene: Scene) -> None:
     top = max(heights)
     if heights.count(top) == 1:
         winner = paints[heights.index(top)]
-        check = Check(verifier="text", params={"answer": "boxed"})
+        check = Check(verifier="text_exact", params={"answer": "boxed"})
         scene.asks.append(
-            Ask("chart/tallest", "Which bar is tallest?", winner, (check,), boxed(winner), "option", tuple(sorted(paints)))
+            Ask(
+                "chart/tallest",
+                "Which bar is tallest?",
+                winner,
+                (check,),
+                boxed(winner),
+                "option",
+                tuple(sorted(paints)),
+            )
         )
 
 
@@ -182,7 +207,7 @@ def pie(scene: Scene) -> None:
             box = (int(columns[0]), int(rows[0]), int(columns[-1] + 1), int(rows[-1] + 1))
             scene.things.append(Thing("slice", paint, box))
     winner = paints[int(np.argmax(shares))]
-    check = Check(verifier="text", params={"answer": "boxed"})
+    check = Check(verifier="text_exact", params={"answer": "boxed"})
     scene.asks.append(
         Ask("chart/pie", "Which slice is largest?", winner, (check,), boxed(winner), "option", PAINTS)
     )

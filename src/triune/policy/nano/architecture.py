@@ -60,7 +60,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Idefics3Fo
         embeddings = model.get_input_embeddings().weight
         torch.nn.init.normal_(model.model.vision_model.embeddings.position_embedding.weight, std=0.02)
         zero = token("0")
-        embeddings[zero : zero + MAX_INTEGER + 1] = _fourier(MAX_INTEGER + 1, embeddings.shape[1], embeddings.std())
+        embeddings[zero : zero + MAX_INTEGER + 1] = _fourier(
+            MAX_INTEGER + 1, embeddings.shape[1], embeddings.std()
+        )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return model
 

@@ -62,7 +62,8 @@ def faulty(ask: Ask, rng: np.random.Generator) -> str:
         items = json.loads(re.sub(r"</?answer>", "", ask.answer))
         grow = rng.integers(3, 6, (len(items), 4)) * (-1, -1, 1, 1)
         boxes = [
-            tuple(int(v) for v in np.clip(np.add(item["bbox_2d"], by), 0, SIZE)) for item, by in zip(items, grow, strict=True)
+            tuple(int(v) for v in np.clip(np.add(item["bbox_2d"], by), 0, SIZE))
+            for item, by in zip(items, grow, strict=True)
         ]
         labels = [item["label"] for item in items if "label" in item]
         return boxes_text(boxes, labels or None)  # type: ignore[arg-type]

@@ -65,7 +65,9 @@ def patch_truth(things: list[Thing]) -> tuple[NDArray[np.int8], NDArray[np.int8]
     return kind, colour, box
 
 
-def _draw(job: tuple[str, int, int]) -> tuple[NDArray[np.uint8], list[tuple[NDArray, NDArray, NDArray]], list[list[Ask]]]:
+def _draw(
+    job: tuple[str, int, int],
+) -> tuple[NDArray[np.uint8], list[tuple[NDArray, NDArray, NDArray]], list[list[Ask]]]:
     kind, start, stop = job
     scenes = [draw_scene(kind, _POOL_SEED, "train", index) for index in range(start, stop)]
     return (
@@ -131,7 +133,14 @@ def dense_loss(heads: Heads, states: Tensor, pool: Pool, rows: NDArray[np.int64]
 
 
 def teach_to_see(
-    model: nn.Module, pool: Pool, *, steps: int, batch: int = 96, lr: float = 2e-3, seed: int = 0, log_every: int = 100
+    model: nn.Module,
+    pool: Pool,
+    *,
+    steps: int,
+    batch: int = 96,
+    lr: float = 2e-3,
+    seed: int = 0,
+    log_every: int = 100,
 ) -> float:
     """Trains `model.model.vision_model` in place; returns the accuracy on covered patches over the last steps."""
     torch.manual_seed(seed)
@@ -148,7 +157,9 @@ def teach_to_see(
     for step in range(1, steps + 1):
         rows = rng.integers(0, len(pool.pixels), batch)
         with torch.autocast("cpu", torch.bfloat16):
-            states = tower(pixel_values=normalise(pool.pixels[rows]), patch_attention_mask=whole).last_hidden_state
+            states = tower(
+                pixel_values=normalise(pool.pixels[rows]), patch_attention_mask=whole
+            ).last_hidden_state
         loss, hit = dense_loss(heads, states.float(), pool, rows)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)

@@ -16,6 +16,8 @@ from triune.policy.nano.see import GRID, Pool, normalise
 from triune.policy.nano.tokenizer import ASSISTANT, END, FENCE, GLOBAL, IMAGE, USER
 from triune.policy.packing import Rows, Tree, pack, text_tree
 
+_CHUNKS = 4
+
 Annotator = Callable[[Ask, np.random.Generator], str]
 
 
@@ -27,7 +29,9 @@ def tower_features(model: Idefics3ForConditionalGeneration, pool: Pool, batch: i
         pixels = normalise(pool.pixels[start : start + batch])
         whole = torch.ones(len(pixels), GRID, GRID, dtype=torch.bool)
         with torch.autocast("cpu", torch.bfloat16):
-            states = model.model.vision_model(pixel_values=pixels, patch_attention_mask=whole).last_hidden_state
+            states = model.model.vision_model(
+                pixel_values=pixels, patch_attention_mask=whole
+            ).last_hidden_state
         parts.append(states.bfloat16())
     return torch.cat(parts)
 
@@ -48,7 +52,9 @@ class Writer:
             self._cache[text] = self.tokenizer(text)["input_ids"]
         return self._cache[text]
 
-    def rows(self, asks: Sequence[Sequence[Ask]], annotate: Annotator, rng: np.random.Generator) -> tuple[Rows, Tensor]:
+    def rows(
+        self, asks: Sequence[Sequence[Ask]], annotate: Annotator, rng: np.random.Generator
+    ) -> tuple[Rows, Tensor]:
         """Packed rows and the mask bool[R, L] of the tokens that are taught (answers and the end token)."""
         trees: list[Tree] = []
         spans: list[list[tuple[int, int]]] = []
@@ -94,27 +100,38 @@ def teach_to_speak(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=warmup)
     average, started = 0.0, time.monotonic()
     for step in range(1, steps + 1):
+        # Rows differ fourfold in length: sorted into chunks, a batch is mostly tokens instead of mostly padding.
         chosen = rng.integers(0, len(pool.asks), batch)
-        rows, taught = writer.rows([pool.asks[i] for i in chosen], annotate, rng)
-        with torch.autocast("cpu", torch.bfloat16):
-            visual = model.model.connector(features[chosen])
-            embeds = model.get_input_embeddings()(rows.ids)
-            embeds = embeds.masked_scatter((rows.ids == writer.image)[..., None], visual.to(embeds.dtype))
-            hidden = model.model.text_model(
-                inputs_embeds=embeds,
-                attention_mask=rows.mask(torch.bfloat16),
-                position_ids=rows.positions[0],
-                use_cache=False,
-            ).last_hidden_state
-            # Branches start after the prefix, so the column before a taught token is always of the same branch.
-            logits = model.lm_head(hidden[:, :-1][taught[:, 1:]])
-        loss = F.cross_entropy(logits.float(), rows.ids[:, 1:][taught[:, 1:]])
-        loss.backward()
+        chosen = chosen[
+            np.argsort([sum(len(ask.answer) for ask in pool.asks[i]) for i in chosen], kind="stable")
+        ]
+        chunks = [
+            (part, *writer.rows([pool.asks[i] for i in part], annotate, rng))
+            for part in np.array_split(chosen, _CHUNKS)
+        ]
+        count = sum(int(taught.sum()) for _, _, taught in chunks)
+        total = 0.0
+        for part, rows, taught in chunks:
+            with torch.autocast("cpu", torch.bfloat16):
+                visual = model.model.connector(features[part])
+                embeds = model.get_input_embeddings()(rows.ids)
+                embeds = embeds.masked_scatter((rows.ids == writer.image)[..., None], visual.to(embeds.dtype))
+                hidden = model.model.text_model(
+                    inputs_embeds=embeds,
+                    attention_mask=rows.mask(torch.bfloat16),
+                    position_ids=rows.positions[0],
+                    use_cache=False,
+                ).last_hidden_state
+                # Branches start after the prefix, so the column before a taught token is always of the same branch.
+                logits = model.lm_head(hidden[:, :-1][taught[:, 1:]])
+            loss = F.cross_entropy(logits.float(), rows.ids[:, 1:][taught[:, 1:]], reduction="sum") / count
+            loss.backward()
+            total += loss.item()
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        average = loss.item() if step == 1 else 0.98 * average + 0.02 * loss.item()
+        average = total if step == 1 else 0.98 * average + 0.02 * total
         if step % log_every == 0:
             print(f"speak {step}/{steps} loss {average:.4f} {time.monotonic() - started:.0f} s", flush=True)
             if on_log is not None:

@@ -14,8 +14,21 @@ IMAGE, FENCE, GLOBAL, UTTERANCE = "<image>", "<fake_token_around_image>", "<glob
 MAX_INTEGER = 100
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "}")
-_JSON = ('[{"bbox_2d":[', "[]", "]}]", '],"label":"', '"},{"bbox_2d":[', '"}]', ',{"bbox_2d":[', "]}", '"', "[", "]", "{")
-_SIGNS = tuple("+-,.:;?! \n()=") + ("0s", "1s", "2s", "3s", "4s", "5s", "6s", "7s", "8s", "9s")
+_JSON = (
+    '[{"bbox_2d":[',
+    "[]",
+    "]}]",
+    '],"label":"',
+    '"},{"bbox_2d":[',
+    '"}]',
+    ',{"bbox_2d":[',
+    "]}",
+    '"',
+    "[",
+    "]",
+    "{",
+)
+_SIGNS = (*tuple("+-,.:;?! \n()="), "0s", "1s", "2s", "3s", "4s", "5s", "6s", "7s", "8s", "9s")
 _WORDS = (
     "How many", "Box every", "Box the", "Read the", "Which", "Add the", "Compute", "What is the", "How tall is the",
     " are there", " red", " green", " blue", " yellow", " shapes", " shape", " circle", " square", " triangle",
