@@ -1,0 +1,62 @@
+"""Counting: an integer, exactly or graded."""
+
+from __future__ import annotations
+
+from pydantic import JsonValue
+
+from triune.core.sample import Sample
+from triune.core.verdict import Outcome
+from triune.verify.extract import AnswerParams, read_answer
+from triune.verify.numeric import read_number
+from triune.verify.verifier import Case, Context, InvalidReference, Score, Unparsed, Verifier, register
+
+
+class CountingParams(AnswerParams):
+    """`graded`: max(0, 1 - |a - b| / max(b, 1)) instead of equality."""
+
+    graded: bool = False
+
+
+@register("count")
+class Count(Verifier[CountingParams, int]):
+    """A-COUNT: equality of whole numbers; correct is equality in both forms."""
+
+    Params = CountingParams
+    cases = (
+        Case("<think>5?</think><answer> 3 </answer>", 1.0, truth=3, correct=True),
+        Case("<answer>4</answer>", 0.0, truth="3", correct=False),
+        Case("<answer>6</answer>", 0.5, truth=4, params={"graded": True}, correct=False),
+        Case("<answer>9</answer>", 0.0, truth=4, params={"graded": True}),
+        Case(r"<answer>\boxed{1,000}</answer>", 1.0, truth=1000, params={"answer": "boxed"}),
+        Case("<answer>2.5</answer>", 0.0, truth=3, status="unparsed", correct=False),
+        Case("<answer>three</answer>", 0.0, truth=3, status="unparsed"),
+        Case("<answer>3</answer>", None, truth=-1, status="invalid_reference"),
+        Case("<answer>3</answer>", None, truth="3.5", status="invalid_reference"),
+    )
+
+    def prepare(self, truth: JsonValue, sample: Sample, params: CountingParams) -> int:
+        if isinstance(truth, bool) or not isinstance(truth, int | float | str):
+            raise InvalidReference(f"a count is needed, found {truth!r}"[:200])
+        try:
+            count = _whole(str(truth))
+        except Unparsed as reason:
+            raise InvalidReference(str(reason)) from None
+        if count < 0:
+            raise InvalidReference(f"a count cannot be {count}")
+        return count
+
+    def score(self, outcome: Outcome, reference: int, params: CountingParams, context: Context) -> Score:
+        count = _whole(read_answer(outcome.text, params.answer))
+        exact = count == reference
+        detail = f"{count:g} for {reference}"
+        if not params.graded:
+            return Score(float(exact), detail=detail)
+        value = max(0.0, 1 - abs(count - reference) / max(reference, 1))
+        return Score(value, detail=detail, correct=exact)
+
+
+def _whole(text: str) -> int:
+    number = read_number(text)
+    if number != int(number):
+        raise Unparsed(f"{text[:40]!r} is not a whole number")
+    return int(number)

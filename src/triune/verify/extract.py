@@ -1,0 +1,153 @@
+"""Where the answer is in a rollout's text, and how it is read. Never evaluates code; every input has a size limit.
+
+The three sources (`AnswerParams.answer`):
+- `tag`: the body of the only `<answer>` block; none or several are unparsed, none is silently preferred;
+- `boxed`: the body of the last balanced `\\boxed{}` after the think block, and inside the answer block if there is one,
+  so that a box in the thoughts can never win;
+- `text`: the whole text without its think block.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import unicodedata
+import warnings
+from typing import Any, Literal
+
+from triune.core.base import Frozen
+from triune.verify.verifier import Unparsed
+
+MAX_ANSWER = 20_000
+"""Characters of an answer; longer ones are unparsed."""
+
+# Texts are decoded with special tokens kept, so a finished rollout may end in its family's end-of-turn token.
+_END = re.compile(r"(?:\s*(?:<\|[a-z_]{1,20}\|>|</s>|<eos>|<pad>))+\s*$")
+# An escaped brace is a character of the answer, not structure; it is consumed by the second alternative.
+_BRACES = re.compile(r"\\+boxed\s*\{|\\.|[{}]", re.DOTALL)
+_FENCE = re.compile(r"```[A-Za-z0-9_]*[ \t]*\n?(.*?)\n?```", re.DOTALL)
+
+AnswerSource = Literal["tag", "boxed", "text"]
+
+
+class AnswerParams(Frozen):
+    """Parameters of every verifier that reads an answer: `answer` says where it is found."""
+
+    answer: AnswerSource = "tag"
+
+
+def read_answer(text: str, source: AnswerSource) -> str:
+    """The answer's text, stripped and not empty; raises Unparsed saying why there is none."""
+    if source == "tag":
+        body = tag_body(text)
+    elif source == "text":
+        body = after_think(without_end(text))
+    else:
+        body = boxed_answer(text)
+    body = body.strip()
+    if not body:
+        raise Unparsed("the answer is empty")
+    if len(body) > MAX_ANSWER:
+        raise Unparsed(f"the answer has {len(body)} characters, more than {MAX_ANSWER}")
+    return body
+
+
+def without_end(text: str) -> str:
+    """The text without the end-of-turn tokens that it may end in."""
+    tail = max(0, len(text) - 400)
+    return text[:tail] + _END.sub("", text[tail:])
+
+
+def tag_body(text: str, tag: str = "answer") -> str:
+    """The body of the only block of this tag (E-ANS); raises Unparsed if there is no block, or more than one."""
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    num_open, num_close = text.count(opening), text.count(closing)
+    if (num_open, num_close) != (1, 1):
+        raise Unparsed(f"one {opening} block is needed, found {num_open} openings and {num_close} closings")
+    start, end = text.index(opening) + len(opening), text.index(closing)
+    if end < start:
+        raise Unparsed(f"{closing} comes before {opening}")
+    return text[start:end]
+
+
+def after_think(text: str) -> str:
+    """What follows the last think block; raises Unparsed when one is opened and never closed."""
+    close = text.rfind("</think>")
+    if "<think>" in text[max(close, 0) :]:
+        raise Unparsed("the think block is never closed")
+    return text if close < 0 else text[close + len("</think>") :]
+
+
+def boxed_answer(text: str) -> str:
+    """The body of the last balanced box of the answer: never one of the think block."""
+    rest = after_think(text)
+    if "<answer>" in rest or "</answer>" in rest:
+        rest = tag_body(rest)
+    body = last_boxed(rest)
+    if body is None:
+        raise Unparsed("no balanced \\boxed{} in the answer")
+    return body
+
+
+def last_boxed(text: str) -> str | None:
+    """The body of the last balanced `\\boxed{...}` (E-BOX), braces matched by counting; None without one.
+
+    One pass with a stack, because a rollout may open thousands of boxes and close none.
+    """
+    open_braces: list[int | None] = []  # where the body of a box starts, None for any other brace
+    start, body = -1, None
+    for match in _BRACES.finditer(text):
+        token = match.group()
+        if token[-1] == "{" and (token == "{" or "boxed" in token):
+            open_braces.append(match.end() if len(token) > 1 else None)
+        elif token == "}" and open_braces:
+            opened = open_braces.pop()
+            if opened is not None and opened > start:
+                start, body = opened, text[opened : match.start()]
+    return body
+
+
+def read_json(text: str) -> Any:
+    """A JSON value, or the same written as a Python literal (single quotes, tuples, trailing commas) (E-JSON).
+
+    A code fence around it and one full stop after it are dropped. Anything cut off is Unparsed, never repaired.
+    """
+    text = text.strip()
+    if fenced := _FENCE.fullmatch(text):
+        text = fenced.group(1).strip()
+    if text.endswith(("].", "}.")):
+        text = text[:-1]
+    if len(text) > MAX_ANSWER:
+        raise Unparsed(f"the list has {len(text)} characters, more than {MAX_ANSWER}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    if not text.startswith(("[", "{", "(")):
+        raise Unparsed("neither JSON nor a Python literal")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in the policy's strings
+            return _plain(ast.literal_eval(text))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise Unparsed("neither JSON nor a Python literal") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("keys must be strings")
+        return {key: _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"{type(value).__name__} is not a JSON value")
+
+
+def normalise(text: str, lower: bool = False) -> str:
+    """NFKC, trimmed, spaces collapsed, one final full stop dropped, lower-cased if asked (A-STR)."""
+    text = " ".join(unicodedata.normalize("NFKC", text).split())
+    text = text[:-1].rstrip() if text.endswith(".") else text
+    return text.casefold() if lower else text

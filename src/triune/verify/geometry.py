@@ -1,0 +1,83 @@
+"""Boxes: IoU, coordinate frames, and what integer coordinates can reach.
+
+One convention: half-open, continuous (x1, y1, x2, y2), width x2 - x1, no pixel terms. Arrays are f64[n, 4].
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from triune.core.sample import Frame
+from triune.core.verdict import Outcome
+
+F64 = NDArray[np.float64]
+
+
+def as_boxes(boxes: object) -> F64:
+    """f64[n, 4] of any nested sequence, also of an empty one."""
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+
+
+def area(boxes: F64) -> F64:
+    """Areas f64[n]; 0 for a box whose sides are not positive."""
+    sides = np.maximum(boxes[..., 2:] - boxes[..., :2], 0.0)
+    return np.asarray(sides[..., 0] * sides[..., 1])
+
+
+def iou_matrix(a: F64, b: F64) -> F64:
+    """Intersection over union f64[n, m] of boxes a[n, 4] and b[m, 4], in [0, 1]; 0 where a box has no area."""
+    inter, union, _ = _overlap(a, b)
+    return np.divide(inter, union, out=np.zeros_like(inter), where=(inter > 0) & (union > 0))
+
+
+def giou_matrix(a: F64, b: F64) -> F64:
+    """Generalised IoU f64[n, m] in (-1, 1]: IoU minus the share of the enclosing box that neither covers."""
+    inter, union, hull = _overlap(a, b)
+    iou = np.divide(inter, union, out=np.zeros_like(inter), where=(inter > 0) & (union > 0))
+    return iou - np.divide(hull - union, hull, out=np.zeros_like(inter), where=hull > 0)
+
+
+def _overlap(a: F64, b: F64) -> tuple[F64, F64, F64]:
+    a, b = a[:, None, :], b[None, :, :]
+    inner = np.concatenate([np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])], axis=-1)
+    outer = np.concatenate([np.minimum(a[..., :2], b[..., :2]), np.maximum(a[..., 2:], b[..., 2:])], axis=-1)
+    inter = area(inner)
+    return inter, area(a) + area(b) - inter, area(outer)
+
+
+def scale(frame: Frame, outcome: Outcome, image: int) -> F64:
+    """How long the image's sides are in this frame: f64[4], (w, h, w, h). Raises ValueError without the image."""
+    if frame == "unit":
+        return np.ones(4)
+    if frame == "per_mille":
+        return np.full(4, 1000.0)
+    if image >= len(outcome.media):
+        raise ValueError(
+            f"boxes are in {frame} of image {image}, but the rollout saw {len(outcome.media)} images"
+        )
+    seen = outcome.media[image]
+    return np.tile(np.asarray(seen.original if frame == "pixels_original" else seen.processed, np.float64), 2)
+
+
+def convert(boxes: F64, source: Frame, target: Frame, outcome: Outcome, image: int) -> F64:
+    """Boxes of frame `source` in frame `target`, in floating point, by the sizes that the rollout recorded."""
+    if source == target:
+        return boxes
+    return boxes / scale(source, outcome, image) * scale(target, outcome, image)
+
+
+def reachable_iou(boxes: F64) -> F64:
+    """The best IoU f64[m] that a box with integer coordinates can have with each box.
+
+    IoU falls as any one edge moves away from the target's on either side, so the best integer box has each edge
+    rounded down or up: sixteen candidates.
+    """
+    rounded = np.stack([np.floor(boxes), np.ceil(boxes)])  # [2, m, 4]
+    best = np.zeros(len(boxes))
+    for choice in product((0, 1), repeat=4):
+        candidate = np.stack([rounded[side, :, edge] for edge, side in enumerate(choice)], axis=-1)
+        best = np.maximum(best, np.diagonal(iou_matrix(candidate, boxes)))
+    return best

@@ -1,0 +1,101 @@
+"""From a sample's checks to verifiers with resolved parameters; what cannot be routed is refused by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import JsonValue, ValidationError
+
+from triune.core.base import Frozen
+from triune.core.errors import DataError, RecipeError, nearest
+from triune.core.sample import Check, Sample
+from triune.core.schedule import Progress, Steps, resolve
+from triune.verify.env import PREFIX, EnvReward
+from triune.verify.verifier import AnyVerifier, verifiers
+
+
+class Term(NamedTuple):
+    """One check of a sample, ready to be scored."""
+
+    check: Check
+    verifier: AnyVerifier[Any, Any]
+    params: Frozen
+
+    @property
+    def label(self) -> str:
+        """How the verdict names the verifier."""
+        return f"{self.check.verifier}@{self.verifier.version}"
+
+
+def find_verifier(name: str) -> AnyVerifier[Any, Any]:
+    """The verifier of this name; raises RecipeError with the nearest valid name."""
+    return EnvReward(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else verifiers[name]()
+
+
+def route(sample: Sample, progress: Progress) -> list[Term]:
+    """The sample's terms at this progress, in order; raises DataError naming sample and check."""
+    weights = [check.weight for check in sample.checks]
+    if not all(map(math.isfinite, weights)) or (sample.normalize and sum(weights) <= 0):
+        raise DataError(
+            f"sample {sample.id!r}: weights {weights} must be finite, with a positive sum to normalise by"
+        )
+    gates = {check.name: check.gate for check in sample.checks}
+    for name, gate in gates.items():
+        for _ in gates:
+            gate = gate and gates[gate]
+        if gate is not None:
+            raise DataError(f"sample {sample.id!r}: the gates of check {name!r} form a circle")
+    return [_term(sample, check, _scheduled(check, progress)) for check in sample.checks]
+
+
+def check_routing(sample: Sample) -> list[Term]:
+    """The terms at the start of a run, after trying every value that their schedules take."""
+    start = Progress(step=0, total_steps=1)
+    for check in sample.checks:
+        for name, schedule in check.schedule.items():
+            # A table is tried whole; a line or half a cosine is bounded by its ends.
+            rows = schedule.table if isinstance(schedule, Steps) else ((0, schedule.start), (1, schedule.end))
+            for _, value in rows:
+                _term(sample, check, _scheduled(check, start) | {name: value})
+    return route(sample, start)
+
+
+def _scheduled(check: Check, progress: Progress) -> dict[str, JsonValue]:
+    return {name: resolve(schedule, progress) for name, schedule in check.schedule.items()}
+
+
+def _term(sample: Sample, check: Check, scheduled: Mapping[str, JsonValue]) -> Term:
+    where = f"sample {sample.id!r}, check {check.name!r}"
+    try:
+        verifier = find_verifier(check.verifier)
+    except RecipeError as error:
+        raise DataError(f"{where}: {error}") from None
+    known = verifier.Params.model_fields
+    given = _without_nulls(check.params)
+    for name in (*given, *check.schedule):
+        if name not in known:
+            kind = "parameter" if name in given else "scheduled parameter"
+            raise DataError(f"{where}: {check.verifier} has no {kind} {name!r}: {nearest(name, known)}")
+    try:
+        return Term(check, verifier, verifier.Params.model_validate(given | dict(scheduled)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(map(str, first["loc"])) or "parameters"
+        raise DataError(
+            f"{where}: {check.verifier}: {at}: {first['msg']} (given {first['input']!r})"[:500]
+        ) from None
+
+
+def _without_nulls(params: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Parameters without null leaves, nor tables that only held such: Parquet fills a struct's absent fields with null."""
+    kept: dict[str, JsonValue] = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            inner = _without_nulls(value)
+            if inner or not value:
+                kept[name] = inner
+        elif value is not None:
+            kept[name] = value
+    return kept

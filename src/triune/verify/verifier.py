@@ -1,0 +1,270 @@
+"""The plug-in protocol of verifiers: what one declares, what it is given, what it answers.
+
+A verifier is one class in one file of this package (or of a package with an entry point `triune.verifier`):
+
+    class CountParams(AnswerParams): ...                 # unknown parameters are refused
+
+    @register("count")
+    class Count(Verifier[CountParams, int]):             # [parameters, prepared reference]
+        Params = CountParams
+        cases = (Case("<answer>3</answer>", 1.0, truth=3),)
+        def prepare(self, truth, sample, params): ...    # raises InvalidReference
+        def score(self, outcome, reference, params, context): ...    # raises Unparsed, returns Score
+
+Verifiers keep no state: the same inputs give the same score, in this process or in a worker.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pydantic import JsonValue
+
+from triune.core.base import Frozen
+from triune.core.registry import Registry
+from triune.core.sample import Frame, Sample
+from triune.core.schedule import Progress
+from triune.core.verdict import SCORED, Outcome, RewardEvent, Status
+
+
+class InvalidReference(Exception):
+    """The sample's truth cannot be used by this verifier. Not the policy's fault: no reward."""
+
+
+class Unparsed(Exception):
+    """The policy's output cannot be read. The policy's fault: value 0."""
+
+
+class Unavailable(Exception):
+    """Something outside (a service, a model) did not answer. Not the policy's fault: no reward."""
+
+
+class NoParams(Frozen):
+    """A verifier without parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One verifier's answer about one rollout.
+
+    `correct` None means `value >= threshold`; a verifier whose value depends on a schedule or a form sets it from a
+    fixed measurement. `metrics` are logged per source. `elapsed` in seconds is filled by the runner.
+    """
+
+    value: float | None
+    status: Status = "ok"
+    detail: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    correct: bool | None = None
+    events: tuple[RewardEvent, ...] = ()
+    elapsed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What surrounds a rollout: the sample, where the run stands, and for group terms each rollout's trajectory
+    scores by check name (a bonus that is paid only where the answer is right needs them).
+
+    In a worker process `sample.media` is empty unless the verifier sets `wants_media`; sizes are in `outcome.media`.
+    """
+
+    sample: Sample
+    progress: Progress
+    scores: tuple[Mapping[str, Score], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An example that a verifier ships and a contract test runs. A group verifier gives texts and values as tuples.
+
+    `outcome` overrides fields of the Outcome (calls, media, events, ...); `frame` is that of truth and policy alike.
+    """
+
+    text: str | tuple[str, ...]
+    value: float | tuple[float | None, ...] | None
+    truth: JsonValue = None
+    params: Mapping[str, JsonValue] = field(default_factory=dict)
+    status: Status = "ok"
+    correct: bool | None = None
+    frame: Frame = "per_mille"
+    outcome: Mapping[str, Any] = field(default_factory=dict)
+
+
+P = TypeVar("P", bound=Frozen)
+R = TypeVar("R")
+
+
+class AnyVerifier(ABC, Generic[P, R]):
+    """What trajectory and group verifiers declare.
+
+    `threshold`: a value at or above it is 'correct'. `limits`: the range of the value; outside is an error.
+    `slow`: runs in a worker process that is killed `deadline` seconds after the item began.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[str] = "1"
+    Params: ClassVar[type[Frozen]] = NoParams
+    threshold: ClassVar[float] = 1.0
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    slow: ClassVar[bool] = False
+    deadline: ClassVar[float] = 5.0
+    wants_media: ClassVar[bool] = False
+    cases: ClassVar[Sequence[Case]] = ()
+
+    def load(self) -> None:
+        """Heavy imports and warm-up; a worker calls it once, before any deadline runs."""
+        return
+
+    @abstractmethod
+    def prepare(self, truth: JsonValue, sample: Sample, params: P) -> R:
+        """The reference in the form that scoring needs; raises InvalidReference."""
+
+
+class Verifier(AnyVerifier[P, R]):
+    """Judges one rollout at a time."""
+
+    @abstractmethod
+    def score(self, outcome: Outcome, reference: R, params: P, context: Context) -> Score:
+        """Scores one rollout; raises Unparsed, Unavailable."""
+
+    def quick(self, outcome: Outcome, truth: JsonValue, params: P) -> Score | None:
+        """Of a slow verifier: the score when it is certain and cheap, in the calling process; else None."""
+        return None
+
+
+class GroupVerifier(AnyVerifier[P, R]):
+    """Judges all rollouts of a group at once (ranking, voting, rates)."""
+
+    @abstractmethod
+    def score_group(
+        self, outcomes: Sequence[Outcome], reference: R, params: P, context: Context
+    ) -> Sequence[Score]:
+        """One score per outcome, in order."""
+
+
+verifiers: Registry[type[AnyVerifier[Any, Any]]] = Registry("verifier", "triune.verify")
+
+V = TypeVar("V", bound=type[AnyVerifier[Any, Any]])
+
+
+def register(name: str) -> Callable[[V], V]:
+    """Registers a verifier class under its name; see `triune.core.registry`."""
+
+    def add(cls: V) -> V:
+        cls.name = name
+        verifiers.register(name)(cls)
+        return cls
+
+    return add
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One verifier on some rollouts of one sample: the unit that runs here or in a worker.
+
+    Without outcomes it only prepares the reference, and answers with one Score that says whether that worked.
+    """
+
+    verifier: AnyVerifier[Any, Any]
+    params: Frozen
+    context: Context
+    outcomes: tuple[Outcome, ...]
+
+    def split(self) -> list[Job]:
+        """One job per rollout, so that a deadline is each rollout's own; a group verifier's job stays whole.
+
+        Without the sample's media, which need not cross to a worker for a verifier that does not look at them.
+        """
+        job = self
+        if not self.verifier.wants_media:
+            sample = self.context.sample.model_copy(update={"media": ()})
+            job = replace(self, context=replace(self.context, sample=sample))
+        if isinstance(self.verifier, GroupVerifier) or not self.outcomes:
+            return [job]
+        return [replace(job, outcomes=(outcome,)) for outcome in self.outcomes]
+
+
+def quick(job: Job) -> Score | None:
+    """The score of one rollout by a slow verifier where it is certain without a worker, else None. Never raises."""
+    if not isinstance(job.verifier, Verifier) or not job.outcomes:
+        return None
+    start = time.perf_counter()
+    try:
+        score = job.verifier.quick(job.outcomes[0], job.context.sample.truth, job.params)
+    except Exception as error:
+        score = failure(error)
+    return score and replace(honest(score, job.verifier), elapsed=time.perf_counter() - start)
+
+
+def run(job: Job) -> list[Score]:
+    """Runs a job. Never raises: whatever goes wrong becomes a typed status, for one rollout where possible."""
+    start = time.perf_counter()
+    verifier, params, context, outcomes = job.verifier, job.params, job.context, job.outcomes
+    count = max(1, len(outcomes))
+    try:
+        reference = verifier.prepare(context.sample.truth, context.sample, params)
+    except Exception as error:
+        return [failure(error)] * count
+    if not outcomes:
+        return [Score(0.0)]
+    if isinstance(verifier, GroupVerifier):
+        try:
+            scores = list(verifier.score_group(outcomes, reference, params, context))
+        except Exception as error:
+            scores = [failure(error)] * count
+        if len(scores) != count:
+            # Which rollout a score belongs to is unknown, so none may be used.
+            detail = f"{verifier.name} returned {len(scores)} scores for {count} rollouts"
+            scores = [Score(None, "error", detail)] * count
+    else:
+        assert isinstance(verifier, Verifier)
+        scores = []
+        for outcome in outcomes:
+            try:
+                scores.append(verifier.score(outcome, reference, params, context))
+            except Exception as error:
+                scores.append(failure(error))
+    elapsed = (time.perf_counter() - start) / count
+    return [replace(honest(score, verifier), elapsed=elapsed) for score in scores]
+
+
+def failure(error: Exception) -> Score:
+    """The score that an exception means."""
+    if isinstance(error, Unparsed):
+        return Score(0.0, "unparsed", str(error), correct=False)
+    detail = str(error)[:500]
+    if isinstance(error, InvalidReference):
+        return Score(None, "invalid_reference", detail)
+    if isinstance(error, Unavailable):
+        return Score(None, "unavailable", detail)
+    if isinstance(error, TimeoutError):
+        return Score(None, "timeout", detail)
+    return Score(None, "error", f"{type(error).__name__}: {detail}")
+
+
+def honest(score: Score, verifier: AnyVerifier[Any, Any]) -> Score:
+    """The score, or an error where it breaks the contract: a value that is missing, not finite or out of range."""
+    low, high = verifier.limits
+    try:
+        if (score.value is None) != (score.status not in SCORED):
+            raise ValueError(f"value {score.value!r} does not go with status {score.status!r}")
+        metrics = {str(name): float(value) for name, value in score.metrics.items()}
+        if not all(map(math.isfinite, metrics.values())):
+            raise ValueError(f"a metric is not finite: {metrics}")
+        if score.value is None:
+            return replace(score, metrics=metrics, correct=None)
+        value = float(score.value)
+        if not low - 1e-9 <= value <= high + 1e-9:  # NaN fails this too
+            raise ValueError(f"value {value!r} is outside [{low}, {high}]")
+    except Exception as error:
+        return Score(
+            None, "error", f"{verifier.name} broke its contract: {type(error).__name__}: {error}"[:500]
+        )
+    value = min(max(value, low), high)
+    correct = value >= verifier.threshold - 1e-9 if score.correct is None else bool(score.correct)
+    return replace(score, value=value, metrics=metrics, correct=correct)
