@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import numpy as np
@@ -47,8 +47,8 @@ class Metric:
     name: str
     labels: Labels
     count: int
-    total: int
-    squares: int
+    total: int = field(repr=False)
+    squares: int = field(repr=False)
     min: float
     max: float
     nonfinite: int = 0

@@ -275,6 +275,17 @@ class Store:
             for (name,) in self._query("SELECT DISTINCT name FROM series WHERE phase = ? ORDER BY 1", phase)
         ]
 
+    def nonfinite(self, phase: str = "train") -> dict[str, list[int]]:
+        """The metrics that were ever NaN or infinite, and the steps at which they were."""
+        rows = self._query(
+            "SELECT DISTINCT name, step FROM metrics WHERE phase = ? AND nonfinite > 0 ORDER BY name, step",
+            phase,
+        )
+        found: dict[str, list[int]] = {}
+        for name, step in rows:
+            found.setdefault(name, []).append(step)
+        return found
+
     def phases(self) -> list[str]:
         """The phases that were logged."""
         return [phase for (phase,) in self._query("SELECT DISTINCT phase FROM steps ORDER BY 1")]
@@ -406,8 +417,9 @@ def _connect_readonly(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         # On a read-only disk SQLite cannot make the log's index; nobody can be writing there either.
         db.close()
-        if path.with_name(path.name + "-wal").exists():
-            raise
+        log = path.with_name(path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            raise  # ignoring the log would show less than was written
         db = sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
     return db
 
