@@ -6,14 +6,10 @@ objectives is behind the protocols it calls.
 
 from __future__ import annotations
 
-import resource
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from triune.core.errors import RecipeError
 from triune.core.provenance import save_provenance
@@ -23,19 +19,16 @@ from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.data.mixture import Mixture, heldout
 from triune.evaluate import answer
-from triune.monitor.metric import Metric, Scored, scalar
+from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Generator
+from triune.runtime.process import Clock, Interrupt, Interrupted
 from triune.train import checkpoint
-from triune.train.learner import Learner, Update
+from triune.train.learner import Update
 from triune.train.probe import probe
 from triune.verify.guard import FailureGuard
 from triune.verify.judge import Judge
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C after the step in flight was finished and a checkpoint written."""
 
 
 class Loop:
@@ -47,7 +40,7 @@ class Loop:
         self.family: Family = recipe.policy.build()  # type: ignore[attr-defined]
         self.generator: Generator = recipe.rollout.build(self.family)  # type: ignore[attr-defined]
         self.judge = Judge(workers=recipe.judge.workers, guard=FailureGuard(recipe.judge.max_failure_rate))
-        self.update: Update = Learner(self.family, recipe, self.generator.exact)
+        self.update: Update = recipe.algo.build(self.family, recipe, self.generator.exact)  # type: ignore[attr-defined]
         self.monitor = monitor or Monitor(
             run_dir,
             recipe.monitor.sinks,
@@ -83,7 +76,7 @@ class Loop:
             ]
 
         report = self.update.step(fresh, recipe, progress)
-        clock.tick("update")
+        clock.tick("update", sum(self.family.cost(one.trajectory) for one in report.scored))
         self.done += 1
         self.generator.load(self.done)
         self.monitor.log_step(
@@ -108,7 +101,7 @@ class Loop:
     def run(self) -> None:
         """From the current step to the last, with evaluations and checkpoints on the way."""
         train = self.recipe.train
-        with _Interrupt() as interrupt:
+        with Interrupt() as interrupt:
             while self.done < train.total_steps:
                 self.step()
                 if train.eval_every and self.done % train.eval_every == 0:
@@ -177,55 +170,6 @@ class Loop:
         self.update.restore(state)
         self.generator.load(self.done)
         self.monitor.rewind(self.done)
-
-
-class Clock:
-    """Seconds and tokens per phase of one step, and the memory's high-water mark."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-        self._phases: list[tuple[str, float, int]] = []
-
-    def tick(self, phase: str, tokens: int = 0) -> None:
-        now = time.monotonic()
-        self._phases.append((phase, now - self._last, tokens))
-        self._last = now
-
-    def metrics(self) -> list[Metric]:
-        out = [
-            scalar("seconds", seconds, phase=phase) for phase, seconds, _ in self._phases if phase != "update"
-        ]
-        out += [
-            scalar("tokens_per_second", n / s, phase=phase) for phase, s, n in self._phases if n and s > 0
-        ]
-        out.append(scalar("seconds", sum(s for _, s, _ in self._phases), phase="step"))
-        out.append(scalar("peak_rss_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
-        return out
-
-
-class _Interrupt:
-    """Turns the first Ctrl-C (or SIGTERM) into a request that the loop answers between steps; a second one kills."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Interrupt:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        except ValueError:
-            pass  # not the main thread: whoever runs the loop there handles signals
-        return self
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 def train(recipe: Recipe, run_dir: Path, resume: bool = False) -> None:

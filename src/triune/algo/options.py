@@ -54,6 +54,12 @@ class PolicyGradient(Frozen):
         default=False, description="truncated rollouts leave the loss (not the baseline)"
     )
 
+    def build(self, family: Any, recipe: Any, exact: bool) -> Any:
+        """The update that `loop.py` calls: triune.train.learner.Learner."""
+        from triune.train.learner import Learner
+
+        return Learner(family, recipe, exact)
+
 
 ALGOS: Registry[type[Frozen]] = Registry("algo", "triune.algo")
 ALGOS.register("policy_gradient")(PolicyGradient)

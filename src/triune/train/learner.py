@@ -6,7 +6,6 @@ instead of fresh groups implements the same method.
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -61,7 +60,6 @@ class Learner:
 
     def step(self, source: Callable[[], Sequence[Scored]], recipe: Recipe, progress: Progress) -> Report:
         scored = sorted_by_group(source())
-        started = time.monotonic()
         parts, minibatches = self.split(scored, recipe.train.minibatches_per_step)
         micros = [self.family.pack([scored[i].trajectory for i in part]) for part in parts]
         whole = join(micros)
@@ -84,9 +82,6 @@ class Learner:
             metrics += [scalar("grad_norm", value, module=name) for name, value in norms.items()]
             metrics += [scalar("learning_rate", value, module=name) for name, value in rates.items()]
         metrics.append(scalar("grad_skipped", self.optimizer.skipped))
-        seconds = time.monotonic() - started
-        tokens = sum(self.family.cost(one.trajectory) for one in scored)
-        metrics += [scalar("seconds", seconds, phase="update"), scalar("tokens_per_second", tokens / seconds, phase="update")]
         kept = [
             Scored(o.sample, o.trajectory, o.outcome, o.verdict, bool(a), bool(b), why)
             for o, a, b, why in zip(scored, credit.in_loss, credit.in_baseline, credit.reasons, strict=True)

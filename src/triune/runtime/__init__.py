@@ -1,0 +1,1 @@
+"""What a run needs of the process and the machine it runs on."""
