@@ -34,16 +34,17 @@ nano: $(VENV)/.train
 clean:
 	rm -rf $(VENV)
 
-# Stamps: an environment is made once, and brought up to date when the declared versions change.
+# Stamps: an environment is made once, and brought up to date when the declared versions change. Without --no-compile
+# pip spends a minute on byte code of modules that are never imported.
 $(VENV)/.torch: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install $(TORCH)
+	$(PIP) install --no-compile $(TORCH)
 	touch $@
 
 $(VENV)/.train: $(VENV)/.torch pyproject.toml
-	$(PIP) install -c constraints.txt -e '.[train]'
+	$(PIP) install --no-compile -c constraints.txt -e '.[train]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) install -c constraints.txt -e '.[train,dev]'
+	$(PIP) install --no-compile -c constraints.txt -e '.[train,dev]'
 	touch $@ $(VENV)/.train
