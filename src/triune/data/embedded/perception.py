@@ -30,7 +30,12 @@ def _detect_ask(source: str, question: str, found: list[Thing], label: str) -> A
     found = sorted(found, key=lambda t: (t.box[0], t.box[1]))  # left to right: a sequence that can be learnt
     truth = {"boxes": [list(t.box) for t in found], "labels": [label] * len(found)}
     checks = (
-        Check(verifier="detection", weight=0.9, schedule={"iou": EMBEDDED_IOU}),
+        Check(
+            verifier="detection",
+            weight=0.9,
+            params={"form": "iou_completeness"},
+            schedule={"iou": EMBEDDED_IOU},
+        ),
         Check(verifier="format_json", weight=0.1),
     )
     answer = boxes_text([t.box for t in found], [label] * len(found))
@@ -38,7 +43,14 @@ def _detect_ask(source: str, question: str, found: list[Thing], label: str) -> A
 
 
 def _count_ask(source: str, question: str, count: int) -> Ask:
-    return Ask(source, question, count, (Check(verifier="count"),), boxed(count), "number")
+    return Ask(
+        source,
+        question,
+        count,
+        (Check(verifier="count", params={"answer": "boxed"}),),
+        boxed(count),
+        "number",
+    )
 
 
 def digits(scene: Scene) -> None:
