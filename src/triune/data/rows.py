@@ -43,7 +43,8 @@ class PlaceholderMismatch(BadRow, MediaMismatch):
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file. `folder` is where relative media paths start; `path` the key path of a nested row.
+    """One row of a file. `folder` is where relative media paths start; `path` the key path of a nested row; `prefix`
+    the file's name in ids, where its own is not unique.
 
     `split` and `seed` are for adapters that word a prompt: drawn per sample in training, fixed when held out.
     """
@@ -56,6 +57,7 @@ class Row:
     split: Literal["train", "heldout"] = "train"
     seed: int = 0
     path: str = ""
+    prefix: str = ""
 
     def error(self, reason: Reason, message: str) -> BadRow:
         kind = PlaceholderMismatch if reason == "placeholders" else BadRow
@@ -98,7 +100,7 @@ class Row:
     @property
     def id(self) -> str:
         """An id for rows that carry none: file and row, which survive shuffling and shards."""
-        return f"{self.file.stem}/{self.number}"
+        return f"{self.prefix or self.file.stem}/{self.number}"
 
     def images(self, key: str) -> tuple[Media, ...]:
         """The pictures under a key, which holds one or a list of: path, bytes, {bytes, path}, data URI, PIL image.

@@ -114,10 +114,12 @@ class TableSource:
         files = sorted(glob.glob(path, recursive=True))
         if not files:
             raise DataError(f"source {self.name!r}: no file matches {path!r}")
-        for file in map(Path, files):
+        names = [Path(file).stem for file in files]
+        for file, name in zip(map(Path, files), names, strict=True):
             folder = self.adapter.folder or file.parent
+            prefix = name if names.count(name) == 1 else f"{file.parent.name}/{name}"
             for number, values in enumerate(read_rows(file)):
-                yield Row(values, file, number, folder, self.name, self.split, self.seed)
+                yield Row(values, file, number, folder, self.name, self.split, self.seed, prefix=prefix)
 
     @property
     def task(self) -> str:

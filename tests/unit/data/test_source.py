@@ -41,6 +41,20 @@ def test_rows_of_several_files_in_order(rows_file: RowsFile, tmp_path: Path) -> 
     assert (source.name, source.task, source.num_samples) == ("toy", "counting", 5)
 
 
+def test_files_of_one_name_in_several_folders_have_ids_of_their_own(
+    rows_file: RowsFile, tmp_path: Path
+) -> None:
+    def change(i: int, row: dict[str, Any]) -> None:
+        del row["id"]
+        row["media"] = [str(tmp_path / "picture.png")]
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        rows_file(2, f"{folder}/rows.jsonl", change)
+    source = TableSource(str(tmp_path / "*" / "rows.jsonl"))
+    assert [source.sample(i).id for i in range(4)] == ["a/rows/0", "a/rows/1", "b/rows/0", "b/rows/1"]
+
+
 def test_parquet_and_jsonl_give_the_same_samples(rows_file: RowsFile, tmp_path: Path) -> None:
     source = TableSource(str(rows_file(4)), "triune")
     samples = [source.sample(i) for i in range(4)]
