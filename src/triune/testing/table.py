@@ -1,0 +1,157 @@
+"""The smallest policy there is, a table of next-token logits, and rollouts written by hand.
+
+For tests of objectives, learner and core types: every number can be worked out on paper, and a pass takes microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from triune.algo.types import Batch, Evaluated, Rewards
+from triune.core.sample import Check, Message, Sample, Text
+from triune.core.trajectory import Decisions, Payload, SamplingRule, Trajectory
+from triune.core.verdict import Component, Outcome, RewardEvent, Verdict
+from triune.monitor.metric import Scored
+from triune.policy.logprob import rule_logprobs
+from triune.train.learner import rewards
+
+
+class TableFamily:
+    """log p(next | last token) = log_softmax(table[last]); the value before a turn is critic[last].
+
+    Payload: `ids` i32[T], the prompt included, and `at` i32[N], the places of the decisions. Read-outs precede the
+    first decision of every turn; an episode that did not terminate has one more at its last token.
+    """
+
+    provides = frozenset({"entropy", "value"})
+
+    def __init__(self, vocabulary: int = 5, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.table, self.critic = nn.Embedding(vocabulary, vocabulary), nn.Embedding(vocabulary, 1)
+        for module in (self.table, self.critic):
+            module.weight.data = torch.randn(module.weight.shape, generator=generator)
+        self.evaluations = 0
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"table": self.table, "critic": self.critic}
+
+    def check(self, sample: Sample) -> None:
+        return
+
+    def begin_step(self, samples: Sequence[Sample]) -> None:
+        return
+
+    def cost(self, trajectory: Trajectory) -> int:
+        return len(trajectory.payload.arrays["ids"])
+
+    def pack(self, trajectories: Sequence[Trajectory]) -> Batch:
+        rows, turns, lasts = [], [], []
+        for row, one in enumerate(trajectories):
+            ids, at = one.payload.arrays["ids"], one.payload.arrays["at"]
+            first = np.flatnonzero(np.diff(one.decisions.turn, prepend=-1))
+            rows += [row] * len(first)
+            turns += one.decisions.turn[first].tolist()
+            lasts += ids[at[first] - 1].tolist()
+            if not one.terminated and len(at):
+                rows.append(row)
+                turns.append(int(one.decisions.turn[-1]) + 1)
+                lasts.append(int(ids[-1]))
+        ends = torch.tensor(lasts, dtype=torch.long)
+        return Batch.of(
+            trajectories, ends, value_trajectory=torch.tensor(rows), value_turn=torch.tensor(turns)
+        )
+
+    def evaluate(
+        self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"
+    ) -> Evaluated:
+        self.evaluations += 1
+        logp, entropy = [], []
+        for one in batch.trajectories:
+            ids, at = torch.tensor(one.payload.arrays["ids"]), torch.tensor(one.payload.arrays["at"])
+            all_logp = rule_logprobs(self.table(ids[at - 1]), one.rules[0][1])
+            logp.append(all_logp.gather(1, ids[at].long()[:, None])[:, 0])
+            entropy.append(torch.special.entr(all_logp.exp()).sum(-1))
+        value = self.critic(batch.payload)[:, 0] if "value" in want else None
+        return Evaluated(torch.cat(logp), torch.cat(entropy) if "entropy" in want else None, value)
+
+    def save(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        torch.save({name: m.state_dict() for name, m in self.modules().items()}, path / "table.pt")
+
+    def load(self, path: Path) -> None:
+        state = torch.load(path / "table.pt", weights_only=True)
+        for name, module in self.modules().items():
+            module.load_state_dict(state[name])
+
+
+def trajectory(
+    ids: Sequence[int] = (1, 2),
+    *,
+    prompt: Sequence[int] = (0,),
+    id: str = "t",
+    logp: Sequence[float] | None = None,
+    turn: Sequence[int] | int = 0,
+    forced: Sequence[bool] | bool = False,
+    version: Sequence[int] | int = 0,
+    family: TableFamily | None = None,
+    **fields: Any,
+) -> Trajectory:
+    """A rollout of the decisions `ids` after `prompt`. The behaviour log-probs are `logp`, or those of `family`."""
+    placed = np.broadcast_to(forced, (len(ids),))
+    spread: dict[str, Any] = {"turn": turn, "forced": forced, "version": version}
+    fields = {
+        "sample": "s",
+        "source": "source",
+        "task": "task",
+        "group": "g",
+        "rules": ((0, SamplingRule()),),
+    } | fields
+    whole = np.asarray([*prompt, *ids], np.int32)
+    arrays = {"ids": whole, "at": np.arange(len(prompt), len(whole), dtype=np.int32)}
+    payload = Payload(family="table", arrays=arrays)
+    values = np.full(len(ids), -1.0) if logp is None else np.asarray(logp, np.float64)
+    made = Trajectory(
+        id=id,
+        decisions=Decisions.of(np.where(placed, np.nan, values).tolist(), **spread),
+        payload=payload,
+        **fields,
+    )
+    if family is None:
+        return made
+    with torch.no_grad():
+        values = family.evaluate(family.pack([made])).logp.double().numpy()
+    table = Decisions.of(np.where(placed, np.nan, values).tolist(), **spread)
+    return made.model_copy(update={"decisions": table})
+
+
+def verdict(id: str, reward: float | None, events: Sequence[RewardEvent] = ()) -> Verdict:
+    """The judgement by one check of weight 1; None abstains."""
+    status = "ok" if reward is not None else "unavailable"
+    part = Component(name="check", value=reward, weight=1.0, status=status, events=tuple(events))
+    return Verdict(id=id, reward=reward, components=(part,))
+
+
+def scored(one: Trajectory, reward: float | None, events: Sequence[RewardEvent] = ()) -> Scored:
+    """The rollout as the loop hands it to an update."""
+    message = Message(role="user", content=(Text(text="?"),))
+    sample = Sample(
+        id=one.sample,
+        source=one.source,
+        task=one.task,
+        messages=(message,),
+        checks=(Check(verifier="check"),),
+    )
+    outcome = Outcome(id=one.id, ending=one.ending, num_tokens=int((~one.decisions.forced).sum()))
+    return Scored(sample, one, outcome, verdict(one.id, reward, events))
+
+
+def batch_of(trajectories: Sequence[Trajectory], totals: Sequence[float | None]) -> tuple[Batch, Rewards]:
+    """A batch without payload, and what a judge said of its rollouts."""
+    batch = Batch.of(trajectories, None)
+    return batch, rewards(batch, [verdict(t.id, r) for t, r in zip(trajectories, totals, strict=True)])

@@ -1,0 +1,211 @@
+"""Advantages, losses and gradients against numbers of an independent float64 implementation, most of which were also
+reproduced with verl's own functions (`objective_vectors.json`; a response is a row, its tokens are decisions)."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from triune.algo.objective import Objective, token_weights, value_weights
+from triune.algo.options import ADVANTAGES
+from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.testing.table import batch_of, trajectory
+
+VECTORS = json.loads((Path(__file__).parent / "objective_vectors.json").read_text())
+CASES: dict[str, dict[str, Any]] = {case["id"]: case for case in VECTORS["cases"]}
+ATOL = VECTORS["tolerance"]["atol"]
+GROUP = {"adv.grpo.eps1e-6": {}, "adv.grpo.eps1e-4": {"eps": 1e-4}, "adv.drgrpo": {"scale": "none"}}
+
+
+def close(actual: Tensor, expected: Any) -> bool:
+    return torch.allclose(actual.double(), torch.tensor(expected, dtype=torch.float64), atol=ATOL, rtol=ATOL)
+
+
+class Table:
+    """One batch of the file: masked tokens do not exist, every token is a turn (so that values are read before each)."""
+
+    def __init__(self, table: dict[str, Any]) -> None:
+        self.table, self.mask = table, torch.tensor(table["response_mask"]).bool()
+        rows = []
+        for index, mask in enumerate(self.mask):
+            size = int(mask.sum())
+            old = table["old_logp"][index][:size] if "old_logp" in table else [-1.0] * size
+            group = str(table["group"][index])
+            rows.append(trajectory([1] * size, id=f"{index}", logp=old, turn=list(range(size)), group=group))
+        self.batch, self.rewards = batch_of(rows, table["rewards"])
+        self.batch.value_trajectory, self.batch.value_turn = self.batch.trajectory, self.batch.turn
+
+    def flat(self, name: str) -> Tensor:
+        return torch.tensor(self.table[name], dtype=torch.float64)[self.mask]
+
+    def credit(self, estimator: str) -> Credit:
+        params = CASES[estimator]["params"]
+        if params["estimator"] == "gae":
+            options = {"kind": "gae", "gamma": params["gamma"], "lam": params["lam"]}
+            old = Evaluated(self.flat("old_logp"), value=self.flat("values_old"))
+        else:
+            options, old = {"kind": "group", **GROUP[estimator]}, Evaluated(self.batch.logp_behavior)
+        found: Credit = ADVANTAGES[options["kind"]].model_validate(options)(
+            self.batch, self.rewards, {"old": old}
+        )
+        return found
+
+
+@pytest.fixture
+def b1() -> Table:
+    return Table(VECTORS["batches"]["B1"])
+
+
+def loss_and_gradient(b1: Table, case: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    params, batch = case["params"], b1.batch
+    credit = b1.credit(params["adv"])
+    mode = params["agg"] if params["agg"] != "sum-const" else "token-mean"
+    batch.advantage, batch.weight = credit.advantage, token_weights(batch, credit, mode)
+    if params["agg"] == "sum-const":  # a constant in the place of the number of tokens
+        batch.weight = batch.weight * batch.num_decisions / params["const"]
+    term = {
+        "kind": "ppo_clip",
+        "clip_low": params["eps_low"],
+        "clip_high": params["eps_high"],
+        "dual": params["dual_clip"],
+    }
+    logp = b1.flat("logp").requires_grad_()
+    total = Objective([term])(batch, Evaluated(logp), {"old": Evaluated(b1.flat("old_logp"))}).total
+    total.backward()
+    assert logp.grad is not None
+    return total.detach(), logp.grad
+
+
+@pytest.mark.parametrize("name", GROUP)
+def test_group_relative_advantages(b1: Table, name: str) -> None:
+    expected = torch.tensor(CASES[name]["expected"]["advantages"])[b1.batch.trajectory]
+    assert close(b1.credit(name).advantage, expected.tolist())
+
+
+def test_leave_one_out_is_the_centred_advantage_scaled(b1: Table) -> None:
+    expected = torch.tensor(CASES["adv.rloo"]["expected"]["advantages"])[b1.batch.trajectory]
+    assert close(b1.credit("adv.drgrpo").advantage * 4 / 3, expected.tolist())
+
+
+def test_a_group_without_variance_is_exactly_zero_and_marked() -> None:
+    case = CASES["adv.grpo.zero_std_group"]
+    table = Table(VECTORS["batches"]["B2"])
+    credit = table.credit("adv.grpo.eps1e-6")
+    expected = torch.tensor(case["expected"]["advantages"])[table.batch.trajectory]
+    assert close(credit.advantage, expected.tolist())
+    assert credit.degenerate.tolist() == case["expected"]["degenerate_group"]
+    assert credit.advantage[expected == 0].tolist() == [0.0] * int((expected == 0).sum())
+
+
+@pytest.mark.parametrize("name", ["adv.gae.g1.0.l1.0", "adv.gae.g1.0.l0.95"])
+def test_gae(b1: Table, name: str) -> None:
+    expected = {key: torch.tensor(value)[b1.mask].tolist() for key, value in CASES[name]["expected"].items()}
+    params = CASES[name]["params"]
+    old = Evaluated(b1.flat("old_logp"), value=b1.flat("values_old"))
+    raw = ADVANTAGES["gae"](gamma=params["gamma"], lam=params["lam"], whiten=False)(
+        b1.batch, b1.rewards, {"old": old}
+    )
+    assert close(raw.advantage, expected["token_advantages_raw"])
+    assert close(raw.returns, expected["token_returns"])
+    assert close(b1.credit(name).advantage, expected["token_advantages"])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if "grad_logp" in case["expected"] and case["batch"]]
+)
+def test_policy_loss_and_its_gradient(b1: Table, name: str) -> None:
+    loss, gradient = loss_and_gradient(b1, CASES[name])
+    assert close(loss, CASES[name]["expected"]["loss"])
+    assert close(gradient, torch.tensor(CASES[name]["expected"]["grad_logp"])[b1.mask].tolist())
+
+
+@pytest.mark.parametrize("name", ["loss.value_clip.0.5", "loss.value_clip.0.2"])
+def test_value_loss_and_its_gradient(b1: Table, name: str) -> None:
+    case, batch = CASES[name], b1.batch
+    credit = b1.credit(case["params"]["returns"])
+    batch.advantage, batch.weight = credit.advantage, token_weights(batch, credit, "token-mean")
+    batch.returns, batch.value_weight = credit.returns, value_weights(batch, credit)
+    value = b1.flat("values_new").requires_grad_()
+    logp = b1.flat("logp").requires_grad_()
+    objective = Objective([{"kind": "value", "coef": 1.0, "clip": case["params"]["cliprange_value"]}])
+    old = Evaluated(b1.flat("old_logp"), value=b1.flat("values_old"))
+    total = objective(batch, Evaluated(logp, value=value), {"old": old}).total
+    total.backward()
+    assert value.grad is not None
+    assert close(total.detach(), case["expected"]["loss"])
+    assert close(value.grad, torch.tensor(case["expected"]["grad_values"])[b1.mask].tolist())
+
+
+def rows(mask: list[list[float]], group: list[int]) -> Batch:
+    """A batch of whole rows in which masked tokens are placed decisions."""
+    made = [
+        trajectory([1] * len(row), id=f"{i}", forced=[not m for m in row], group=str(group[i]))
+        for i, row in enumerate(mask)
+    ]
+    return batch_of(made, [1.0] * len(made))[0]
+
+
+def everything_counts(batch: Batch, advantage: Tensor) -> Credit:
+    ones = torch.ones(len(batch.trajectories), dtype=torch.bool)
+    return Credit(advantage, ones, ones, [""] * len(ones), torch.zeros(1, dtype=torch.bool))
+
+
+def test_aggregation_modes() -> None:
+    inputs, expected = CASES["agg.modes"]["inputs"], CASES["agg.modes"]["expected"]
+    batch = rows(inputs["mask"], inputs["group"])
+    loss = torch.tensor(inputs["token_loss"]).flatten()
+    credit = everything_counts(batch, loss)
+    assert close((loss * token_weights(batch, credit, "token-mean")).sum(), expected["token_mean"])
+    # The fully masked row enters no denominator.
+    assert close(
+        (loss * token_weights(batch, credit, "seq-mean-token-mean")).sum(), expected["seq_mean_token_mean"]
+    )
+
+
+def test_a_fully_masked_sequence_is_not_counted() -> None:
+    case = CASES["edge.fully_masked_sequence"]
+    batch = rows(case["inputs"]["mask"], [0, 0])
+    loss = torch.tensor(case["inputs"]["token_loss"]).flatten()
+    weight = token_weights(batch, everything_counts(batch, loss), "seq-mean-token-mean")
+    assert close((loss * weight).sum(), case["expected"]["loss_exclude"])
+
+
+def test_an_impossible_token_outside_the_loss_does_no_harm() -> None:
+    case = CASES["edge.padding_neg_inf"]
+    inputs = {
+        name: torch.tensor(json.loads(json.dumps(v).replace('"-inf"', "-Infinity")))
+        for name, v in case["inputs"].items()
+    }
+    batch = rows(case["inputs"]["mask"], [0])
+    batch.advantage = inputs["advantages"].flatten()
+    batch.weight = token_weights(batch, everything_counts(batch, batch.advantage), "token-mean")
+    logp = inputs["logp"].flatten().requires_grad_()
+    objective = Objective([{"kind": "ppo_clip"}, {"kind": "entropy", "coef": 0.1}])
+    entropy = torch.tensor([0.0, math.nan])
+    total = objective(batch, Evaluated(logp, entropy), {"old": Evaluated(inputs["old_logp"].flatten())}).total
+    total.backward()
+    assert logp.grad is not None
+    assert close(total.detach(), case["expected"]["loss"])
+    assert close(logp.grad, case["expected"]["grad_logp"][0])
+
+
+def test_a_group_of_one_gives_nothing() -> None:
+    case = CASES["edge.singleton_group"]
+    batch, said = batch_of([trajectory(id="0")], case["inputs"]["rewards"])
+    credit = ADVANTAGES["group"]()(batch, said, {})
+    assert credit.advantage.tolist() == case["expected"]["policy_zero"] * 2
+    assert credit.degenerate.tolist() == [True]
+
+
+def test_equal_rewards_give_exact_zeros_where_float32_gives_noise() -> None:
+    case = CASES["edge.fp32_zero_variance"]
+    rewards = torch.tensor(case["inputs"]["rewards"], dtype=torch.float32)
+    batch, _ = batch_of([trajectory([1], id=f"{i}") for i in range(8)], [0.7] * 8)
+    credit = ADVANTAGES["group"]()(batch, Rewards(rewards.double(), rewards), {})
+    assert credit.advantage.tolist() == case["expected"]["advantages"]
