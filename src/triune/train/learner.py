@@ -49,16 +49,23 @@ class Learner:
     """Policy gradient with global denominators: pack, evaluate the views, credit, then mini-batches with gradient."""
 
     def __init__(self, family: Family, recipe: Recipe, exact: bool) -> None:
-        algo = recipe.algo
-        assert isinstance(algo, PolicyGradient)
-        self.family, self.algo, self.exact = family, algo, exact
-        self.advantage: Advantage = ADVANTAGES[algo.advantage["kind"]].model_validate(algo.advantage)
-        self.objective = Objective(algo.terms)
-        self.objective.check(family.provides, self.advantage.needs)
+        self.family, self.exact = family, exact
+        self.follow(recipe)
         self.optimizer = Optimizer(family.modules(), recipe.train)
         self.budget = int(getattr(recipe.policy, "token_budget", 1 << 30))
 
+    def follow(self, recipe: Recipe) -> None:
+        """Takes over the recipe's algorithm, which a stage may have changed."""
+        assert isinstance(recipe.algo, PolicyGradient)
+        self.algo = recipe.algo
+        self.advantage: Advantage = ADVANTAGES[self.algo.advantage["kind"]].model_validate(self.algo.advantage)
+        self.objective = Objective(self.algo.terms)
+        self.objective.check(self.family.provides, self.advantage.needs)
+
     def step(self, source: Callable[[], Sequence[Scored]], recipe: Recipe, progress: Progress) -> Report:
+        if recipe.algo is not self.algo:
+            self.follow(recipe)
+        self.optimizer.freeze(recipe.train.freeze)
         scored = sorted_by_group(source())
         parts, minibatches = self.split(scored, recipe.train.minibatches_per_step)
         micros = [self.family.pack([scored[i].trajectory for i in part]) for part in parts]

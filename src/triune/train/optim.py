@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -33,35 +33,42 @@ class Optimizer:
                 raise RecipeError(f"the policy has no module {name!r}: {nearest(name, modules)}")
         groups, taken = [], set[int]()
         for name, module in modules.items():
-            module.requires_grad_(name not in train.freeze)
-        for name, module in modules.items():
-            mine = [p for p in module.parameters() if p.requires_grad and id(p) not in taken]
+            mine = [p for p in module.parameters() if id(p) not in taken]
             taken |= {id(p) for p in mine}
             if mine:
                 groups.append({"params": mine, "name": name, "lr": 0.0})
-        if not groups:
-            raise RecipeError("every module is frozen: nothing would be trained")
         self.adamw = torch.optim.AdamW(groups, betas=spec.betas, weight_decay=spec.weight_decay)
         self.skipped = 0
+        self.freeze(train.freeze)
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Freezes these modules and thaws the others; AdamW passes over parameters without a gradient."""
+        for group in self.adamw.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(group["name"] not in names)
+        if all(group["name"] in names for group in self.adamw.param_groups):
+            raise RecipeError("every module is frozen: nothing would be trained")
 
     def step(self, spec: OptimizerSpec, step: int, total_steps: int) -> tuple[dict[str, float], dict[str, float]]:
-        """One update at the schedule's rate; returns gradient norms (with `all`) and rates by module.
+        """One update at the schedule's rate; returns gradient norms (with `all`) and rates of what is not frozen.
 
         A non-finite gradient changes nothing and is counted in `skipped`.
         """
         factor = rate_factor(spec, step, total_steps)
         norms: dict[str, Tensor] = {}
-        for group in self.adamw.param_groups:
+        trained = [g for g in self.adamw.param_groups if g["params"][0].requires_grad]
+        for group in trained:
             group["lr"] = spec.lr_by_module.get(group["name"], spec.lr) * factor
+            group["betas"], group["weight_decay"] = spec.betas, spec.weight_decay
             grads = [p.grad for p in group["params"] if p.grad is not None]
             norms[group["name"]] = nn.utils.get_total_norm(grads) if grads else torch.zeros(())
         total = torch.stack([n.detach().float() for n in norms.values()]).norm()
         if bool(torch.isfinite(total)):
-            parameters = [p for group in self.adamw.param_groups for p in group["params"]]
+            parameters = [p for group in trained for p in group["params"]]
             nn.utils.clip_grads_with_norm_(parameters, spec.clip_norm, total)
             self.adamw.step()
         else:
             self.skipped += 1
         self.adamw.zero_grad(set_to_none=True)
-        rates = {group["name"]: float(group["lr"]) for group in self.adamw.param_groups}
+        rates = {group["name"]: float(group["lr"]) for group in trained}
         return {**{name: float(n) for name, n in norms.items()}, "all": float(total)}, rates

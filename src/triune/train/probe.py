@@ -65,7 +65,7 @@ def probe(family: Family, generator: Generator, samples: Sequence[Sample], deman
 def _swapped(family: Family, trajectories: Sequence[Trajectory], logp: torch.Tensor) -> float | None:
     """Largest change when every rollout is shown another sample's pictures; None if no two sets can be exchanged."""
     sizes = [len(t.decisions) for t in trajectories]
-    before = dict(zip([t.id for t in trajectories], logp.split(sizes), strict=True))
+    before = dict(zip([t.id for t in trajectories], torch.split(logp, sizes), strict=True))
     largest: float | None = None
     for trajectory in trajectories:
         media = trajectory.payload.media
