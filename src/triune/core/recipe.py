@@ -191,7 +191,8 @@ class Recipe(Frozen):
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True, width=110)
 
     def arithmetic(self, samples_per_epoch: int | None = None) -> list[tuple[str, str]]:
-        """The batch arithmetic in words, printed when a run starts: (label, value) rows."""
+        """The batch arithmetic in words, printed when a run starts: (label, value) rows. What an epoch is, is known
+        once the data is open: `Mixture.samples_per_epoch`."""
         t = self.train
         rollouts = t.prompts_per_step * t.rollouts_per_prompt
         prompts = t.prompts_per_step * t.total_steps
@@ -202,12 +203,11 @@ class Recipe(Frozen):
              f"{t.minibatches_per_step * t.total_steps} optimiser steps"),
             ("warm-up", f"{round(t.optimizer.warmup_fraction * t.total_steps)} steps"),
         ]  # fmt: skip
-        if samples_per_epoch is None:
+        if samples_per_epoch is not None:
+            return [
+                *rows,
+                ("samples per epoch", f"{samples_per_epoch}; {prompts / samples_per_epoch:.2f} epochs"),
+            ]
+        if all(source.path is None for source in self.data.sources):
             return [*rows, ("samples per epoch", "unlimited (drawn on demand)")]
-        return [
-            *rows,
-            (
-                "samples per epoch",
-                f"{samples_per_epoch}; the run is {prompts / samples_per_epoch:.2f} epochs",
-            ),
-        ]
+        return rows
