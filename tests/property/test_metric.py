@@ -48,7 +48,9 @@ def test_moments_are_the_exact_ones_rounded_once(observed: list[float]) -> None:
         assert math.isclose(metric.std, expected, rel_tol=1e-12, abs_tol=1e-300)
 
 
-labels = st.dictionaries(st.sampled_from(["source", "task", "component", "word", "module"]), names, max_size=3)
+labels = st.dictionaries(
+    st.sampled_from(["source", "task", "component", "word", "module"]), names, max_size=3
+)
 metrics_lists = st.lists(st.tuples(names, labels, values), max_size=6)
 
 
@@ -64,7 +66,9 @@ def test_metrics_survive_the_store(rows: list[tuple[str, dict[str, str], list[fl
             for metric in metrics:
                 tags = dict(metric.labels)
                 found = store.series(metric.name, by=("source", "task", "component", "word", "module"))
-                (point,) = found[tuple(tags.get(k, "") for k in ("source", "task", "component", "word", "module"))]
+                (point,) = found[
+                    tuple(tags.get(k, "") for k in ("source", "task", "component", "word", "module"))
+                ]
                 assert (point.step, point.count, point.nonfinite) == (3, metric.count, metric.nonfinite)
                 kept = (point.mean, point.std, point.min, point.max)
                 given_ = (metric.mean, metric.std, metric.min, metric.max)
@@ -81,7 +85,12 @@ hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
 floats32 = st.lists(st.floats(width=32), max_size=5).map(lambda seen: np.array(seen, np.float32))
 ints32 = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5).map(lambda seen: np.array(seen, np.int32))
 components = st.builds(
-    Component, name=text, value=finite, weight=finite, detail=text, metrics=st.dictionaries(text, finite, max_size=2)
+    Component,
+    name=text,
+    value=finite,
+    weight=finite,
+    detail=text,
+    metrics=st.dictionaries(text, finite, max_size=2),
 )
 rollouts = st.builds(
     Rollout,
@@ -107,10 +116,9 @@ rollouts = st.builds(
     logp=floats32,
     ids=st.none() | ints32,
     origin=st.none() | ints32,
-    **{
-        name: text
-        for name in ("id", "sample", "source", "task", "group", "prompt", "response", "status", "ending", "reason")
-    },
+    **dict.fromkeys(
+        ("id", "sample", "source", "task", "group", "prompt", "response", "status", "ending", "reason"), text
+    ),
 )
 
 

@@ -59,13 +59,19 @@ def make_scored(
         right = value >= 1.0 if value is not None and correct is None else correct
         check = sample.checks[0]
         components = (
-            Component(name=check.name, value=value, weight=check.weight, status=status, correct=right, **component),
+            Component(
+                name=check.name, value=value, weight=check.weight, status=status, correct=right, **component
+            ),
             Component(name=sample.checks[-1].name, value=1.0, weight=sample.checks[-1].weight, correct=True),
         )
     known = [c for c in components if c.value is not None]
     total = sum(c.weight for c in components) if sample.normalize else 1.0
-    reward = sum(c.weight * (c.value or 0.0) for c in known) / total if len(known) == len(components) else None
-    verdict = Verdict(id=id, reward=reward, components=components, correct=components[0].correct, elapsed=0.01)
+    reward = (
+        sum(c.weight * (c.value or 0.0) for c in known) / total if len(known) == len(components) else None
+    )
+    verdict = Verdict(
+        id=id, reward=reward, components=components, correct=components[0].correct, elapsed=0.01
+    )
     return Scored(
         sample=sample,
         trajectory=Trajectory(

@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
-from .making import group, make_sample, make_scored, metrics_of
 
 from triune.core.sample import Check
 from triune.core.verdict import Call, Component
 from triune.monitor.metric import REFLECTION_WORDS, Metric, merge, rollout_metrics, scalar
+
+from .making import group, make_sample, make_scored, metrics_of
 
 
 def test_nothing_observed_is_no_metric() -> None:
@@ -97,7 +98,9 @@ def test_a_single_rollout_has_no_group_metrics() -> None:
 
 def test_correct_is_the_verifiers_own_threshold() -> None:
     """V-Triune counts reward == 1, which a box almost never reaches (defect V6)."""
-    boxes = make_sample(source="grounding/digit", checks=(Check(verifier="box_iou"), Check(verifier="format_json")))
+    boxes = make_sample(
+        source="grounding/digit", checks=(Check(verifier="box_iou"), Check(verifier="format_json"))
+    )
     found = metrics_of([make_scored(0.7, boxes, correct=True, metrics={"iou": 0.7, "iou@50": 1.0}, tokens=9)])
     assert found["correct"].mean == 1.0
     assert found["component/correct{box_iou}"].mean == 1.0
@@ -192,7 +195,10 @@ def test_sources_do_not_mix() -> None:
 def test_parts_that_split_no_group_merge_into_the_whole() -> None:
     scored = [one for index in range(6) for one in group([1.0, 0.3, None, 1 / 3], make_sample(index))]
     whole = rollout_metrics(scored)
-    assert merge([*rollout_metrics(scored[:8]), *rollout_metrics(scored[8:12]), *rollout_metrics(scored[12:])]) == whole
+    assert (
+        merge([*rollout_metrics(scored[:8]), *rollout_metrics(scored[8:12]), *rollout_metrics(scored[12:])])
+        == whole
+    )
 
 
 def test_penalties_have_a_range_too() -> None:
@@ -210,7 +216,9 @@ def test_penalties_have_a_range_too() -> None:
 def test_every_name_is_documented() -> None:
     scored = [*group([1.0, 0.0, None]), make_scored(0.0, rank=3, reason="overlong", metrics={"iou": 0.5})]
     scored.append(make_scored(rank=4, text="wait", outcome={"calls": (Call(turn=0, name="crop"),)}))
-    documented = set(re.findall(r"`([^`\s]+)`", (Path(__file__).parents[3] / "docs" / "monitor.md").read_text()))
+    documented = set(
+        re.findall(r"`([^`\s]+)`", (Path(__file__).parents[3] / "docs" / "monitor.md").read_text())
+    )
     names = {re.sub(r"^verifier/.*", "verifier/*", metric.name) for metric in rollout_metrics(scored)}
     assert len(names) > 25
     assert names <= documented

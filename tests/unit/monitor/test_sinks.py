@@ -46,12 +46,20 @@ def test_json_lines_rewind_and_survive_half_a_line(tmp_path: Path) -> None:
     sink = JsonLines(Run(tmp_path))
     sink.log(4, "train", [scalar("loss", 40.0)])
     sink.close()
-    assert [(line["step"], line["mean"]) for line in lines(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
+    assert [(line["step"], line["mean"]) for line in lines(tmp_path)] == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 30.0),
+        (4, 40.0),
+    ]
 
 
 def step_metrics() -> list[Metric]:
     first = group([1.0, 0.0, 0.0, 0.0], make_sample(0))
-    second = [*group([1.0, 1.0], make_sample(0, "ocr/word")), make_scored(None, make_sample(0, "ocr/word"), rank=2)]
+    second = [
+        *group([1.0, 1.0], make_sample(0, "ocr/word")),
+        make_scored(None, make_sample(0, "ocr/word"), rank=2),
+    ]
     return rollout_metrics([*first, *second])
 
 

@@ -12,9 +12,15 @@ def scores(values: list[float], source: str = "a/x", start: int = 0) -> list[Sco
 
 def test_gains_per_source_task_and_over_tasks() -> None:
     before = scores([0.0, 0.0, 1.0, 0.0], "a/x") + scores([0.0, 0.5], "a/y") + scores([0.0] * 4, "b/z")
-    after = scores([1.0, 0.0, 1.0, 1.0], "a/x") + scores([1.0, 0.5], "a/y") + scores([0.0, 0.0, 0.0, 1.0], "b/z")
+    after = (
+        scores([1.0, 0.0, 1.0, 1.0], "a/x") + scores([1.0, 0.5], "a/y") + scores([0.0, 0.0, 0.0, 1.0], "b/z")
+    )
     gains = paired_gains(before, after)
-    assert (gains.sources["a/x"].before, gains.sources["a/x"].after, gains.sources["a/x"].gain) == (0.25, 0.75, 0.5)
+    assert (gains.sources["a/x"].before, gains.sources["a/x"].after, gains.sources["a/x"].gain) == (
+        0.25,
+        0.75,
+        0.5,
+    )
     assert gains.tasks["a"].n == 6
     assert gains.tasks["a"].gain == pytest.approx(0.5)
     assert gains.tasks["b"].gain == 0.25

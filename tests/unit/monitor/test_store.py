@@ -156,7 +156,9 @@ def test_a_rollout_row_holds_what_made_the_reward(store: Store) -> None:
     assert row.media == (one.sample.media[0].sha256,)
 
 
-@pytest.mark.parametrize(("form", "extension"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("GIF", "gif")])
+@pytest.mark.parametrize(
+    ("form", "extension"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("GIF", "gif")]
+)
 def test_a_picture_is_stored_once_with_its_own_bytes(store: Store, form: str, extension: str) -> None:
     buffer = io.BytesIO()
     picture().save(buffer, format=form)
@@ -228,7 +230,6 @@ def test_a_damaged_file_is_named(store: Store) -> None:
 
 
 # Real processes, real disks
-
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -317,7 +318,9 @@ def fill(store: Store) -> None:
         text = noise.integers(0, 256, 20_000, dtype=np.uint8).tobytes().hex()
         one = make_scored(text=text)
         metrics = [scalar(f"m{index}", step, source=f"s{step}") for index in range(200)]
-        store.log_step(step, "train", metrics, rollouts=[Rollout.of(step, "train", one)], media=one.sample.media)
+        store.log_step(
+            step, "train", metrics, rollouts=[Rollout.of(step, "train", one)], media=one.sample.media
+        )
         print(step, flush=True)
     raise AssertionError("the disk never filled up")
 
@@ -368,10 +371,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_full_disk_is_reported_and_leaves_the_rest(small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_rest(
+    small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Store(small_disk) as store, pytest.raises(StorageError) as error:
         fill(store)
     check_full(small_disk, len(capsys.readouterr().out.splitlines()), str(error.value))
+
+
+def log_until_full(store: Store) -> None:
+    for value in range(100):
+        log(store, 1, value=value)
+        store.log_step(2, "train", [scalar(f"m{value}-{i}", 1.0) for i in range(500)])
 
 
 def test_a_full_disk_keeps_the_earlier_version_of_a_step(small_disk: Path) -> None:
@@ -382,9 +393,7 @@ def test_a_full_disk_keeps_the_earlier_version_of_a_step(small_disk: Path) -> No
             while True:
                 file.write(b"x" * 4096)
         with pytest.raises(StorageError):
-            for value in range(100):
-                log(store, 1, value=value)
-                store.log_step(2, "train", [scalar(f"m{value}-{i}", 1.0) for i in range(500)])
+            log_until_full(store)
         hog.unlink()
         before = store.series("reward")["a",][0].mean
         assert store.rollouts("train", 1)[0].components[0].value == before

@@ -62,7 +62,7 @@ def line_chart(panel: Panel, colours: Sequence[int] = ()) -> Markup:
 
 
 def dumbbell(result: Result, *, width: float = 200.0) -> Markup:
-    """Before and after on one scale from 0 to 1, the interval of the gain around after, and the blind accuracy."""
+    """Before and after on one scale from 0 to 1, the interval of the gain around after, clean and blind accuracy."""
     height, pad = 22.0, 7.0
     middle = height / 2
 
@@ -81,6 +81,10 @@ def dumbbell(result: Result, *, width: float = 200.0) -> Markup:
                 class_="blind",
             )
         )
+    if result.clean is not None:
+        at = x(result.clean)
+        title = _title(f"clean {percent(result.clean)}")
+        parts.append(tag("line", title, x1=at, x2=at, y1=5, y2=height - 5, class_="clean"))
     if result.before is not None and result.after is not None:
         parts.append(
             tag("line", x1=x(result.before), x2=x(result.after), y1=middle, y2=middle, class_="gain")

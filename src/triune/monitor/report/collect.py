@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -148,7 +148,8 @@ def _results(
             {str(name): _result(row) for name, row in (summary.get(key) or {}).items()}
             for key in ("tasks", "sources")
         )
-        return _result(summary, "mean_"), tasks, sources
+        mean = _result(summary, "mean_")
+        return replace(mean, n=sum(task.n or 0 for task in tasks.values()) or None), tasks, sources
     first, second = _scores(before), _scores(after)
     if not {score.sample for score in first} & {score.sample for score in second}:
         return Result(), {}, {}
@@ -286,6 +287,12 @@ def _health(store: Store) -> list[Panel]:
             _line(key or "all", points) for (key,), points in sorted(store.series(name, by=(label,)).items())
         ]
 
+    def largest(name: str) -> list[Line]:
+        return [
+            Line("max", [(p.step, p.max) for p in points if p.count])
+            for points in store.series(name, by=()).values()
+        ]
+
     def ever(lines: list[Line]) -> list[Line]:
         return [line for line in lines if any(value for _, value in line.points)]
 
@@ -306,14 +313,14 @@ def _health(store: Store) -> list[Panel]:
         ),
         Panel("Entropy", whole("entropy", "nats per token"), "collapses when the policy stops exploring"),
         Panel("Gradient norm", split("grad_norm", "module"), "before clipping, by module"),
-        Panel("Clipped ratios", [*whole("clip_ratio/low", "low"), *whole("clip_ratio/high", "high")], scale="share"),
-        Panel("Largest ratio", whole("ratio/max", "max")),
+        Panel("Clipped tokens", [*whole("clip_frac/low", "low"), *whole("clip_frac/high", "high")], scale="share"),
+        Panel("Largest ratio", largest("ratio"), "policy after against before the update"),
         Panel(
             "Engine against learner",
             whole("sampling/sampling_logp_difference", "mean |difference|"),
             "log-prob; 0 when exact",
         ),
-        Panel("Loss", whole("loss", "loss")),
+        Panel("Loss", [line for name in store.names() if name.split("/")[0] == "loss" for line in whole(name, name)]),
         Panel("Reflective responses", whole("reflection/ratio", "rollouts"), scale="share"),
         Panel("Learning rate", split("learning_rate", "module")),
         Panel("Seconds per step", split("seconds", "phase"), "by part of the step"),

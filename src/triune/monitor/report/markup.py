@@ -25,7 +25,7 @@ def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
             continue
         key = key.rstrip("_").replace("_", "-")
         key = "viewBox" if key == "viewbox" else key
-        shown.append(f" {key}" if value is True else f' {key}="{html.escape(str(value), quote=True)}"')
+        shown.append(f" {key}" if value is True else f' {key}="{_escape(value)}"')
     if name in _VOID and not children:
         return Markup(f"<{name}{''.join(shown)}/>")
     return Markup(f"<{name}{''.join(shown)}>{join(children)}</{name}>")
@@ -43,6 +43,10 @@ def _render(child: Child) -> str:
         return str(child)
     if isinstance(child, Iterable) and not isinstance(child, str):
         return join(child)
+    return _escape(child)
+
+
+def _escape(value: object) -> str:
     # Control characters are not allowed in HTML even when escaped.
-    text = "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(child))
+    text = "".join(c if c >= " " or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(value))
     return html.escape(text, quote=True)

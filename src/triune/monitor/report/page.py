@@ -75,7 +75,7 @@ def _hero(mean: Result, num_tasks: int) -> Markup | None:
         interval = f"points gained, 95% interval {_interval(mean)}" if mean.ci95 else "points gained"
         gained = tag("div", percent(mean.gain, signed=True), class_=f"small {_direction(mean)}")
         cells.append(tag("div", gained, tag("div", interval, class_="label")))
-    for value, meaning in ((mean.clean, "clean"), (mean.blind, "blind: pictures hidden")):
+    for value, meaning in ((mean.clean, "clean: the ceiling"), (mean.blind, "blind: pictures hidden")):
         if value is not None:
             cells.append(
                 tag("div", tag("div", percent(value), class_="small"), tag("div", meaning, class_="label"))
@@ -111,6 +111,7 @@ def _results(report: Report) -> Markup | None:
             tag("i", "●", class_="key-after"),
             " after, with the 95% interval of the gain over paired samples",
         ),
+        tag("span", "│ clean: the same model taught without faults") if "clean" in extra else None,
         tag("span", "◇ blind: pictures hidden") if "blind" in extra else None,
         tag("span", "scale from 0 to 100%"),
         class_="key",

@@ -21,7 +21,8 @@ _EMBEDDABLE = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WE
 _MAX_BYTES = 200_000  # of an embedded original
 _MAX_BOXES = 100  # drawn per picture: a degenerate answer must not make the page unusable
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+# Possessive, so that a hostile run of digits takes linear time.
+_NUMBER = r"[-+]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?"
 _FOUR = rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]"
 _LABEL = r"""['"]label['"]\s*:\s*(?:"([^"]*)"|'([^']*)')"""
 _ITEM = re.compile(r"\{[^{}]*\}")
