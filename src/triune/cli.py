@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from triune.core.describe import annotated, leaves
 from triune.core.errors import RecipeError, TriuneError
-from triune.core.loading import annotated, find_recipe, leaves, list_recipes
+from triune.core.loading import find_recipe, list_recipes
 from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import Recipe
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from triune.core.loading import annotated, list_recipes
+from triune.core.describe import annotated
+from triune.core.loading import list_recipes
 from triune.core.recipe import Recipe
 from triune.core.schedule import Progress
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from triune.core.registry import Registry
@@ -59,3 +60,33 @@ class PlugIn:
         return core_schema.no_info_plain_validator_function(
             self.validate, serialization=core_schema.plain_serializer_function_ser_schema(self.dump)
         )
+
+
+def section_at(model: type[BaseModel], values: Any, key: Sequence[str | int]) -> type[BaseModel] | None:
+    """The options class that validates the mapping at this key, plug-ins included."""
+    for part in key:
+        values = values[part]
+        if isinstance(part, int):
+            continue
+        info = model.model_fields.get(part)
+        inner = section(info, values) if info else None
+        if inner is None:
+            return None
+        model = inner
+    return model
+
+
+def section(info: FieldInfo, values: Any) -> type[BaseModel] | None:
+    """The options class behind one field, given the field's values; None where the field is not a section."""
+    for mark in info.metadata:
+        if isinstance(mark, PlugIn):
+            kind, options = str(values.get("kind") if isinstance(values, dict) else values), mark.options()
+            return options[kind] if kind in options else None  # noqa: SIM401 (a registry has no get)
+    return model_in(info.annotation)
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model that an annotation names, wherever it is nested."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := model_in(arg))), None)

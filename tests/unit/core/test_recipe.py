@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from triune.core.describe import leaves
 from triune.core.errors import RecipeError
-from triune.core.loading import RecipeWarning, leaves
+from triune.core.loading import RecipeWarning
 from triune.core.recipe import Recipe
 from triune.core.schedule import Progress
 
