@@ -1,0 +1,128 @@
+"""Whole runs: learning, resuming bit for bit after a kill, stopping cleanly, refusing to start wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from triune.core.errors import DataError, ParityError, RecipeError
+from triune.core.recipe import Recipe
+from triune.loop import Loop, train
+from triune.monitor.store import Store
+from triune.train import checkpoint
+
+
+
+def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "checkpoints" / f"step-{step:06d}" / "model" / "model.safetensors")
+
+
+def rewards(run_dir: Path) -> dict[int, float]:
+    with Store(run_dir, readonly=True) as store:
+        points = store.series("completions/length")
+    return {(p.step, p.source): p.mean for p in points}  # type: ignore[misc, return-value]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(recipe_file: Path, tmp_path: Path):
+    recipe = Recipe.load(recipe_file)
+    train(recipe, tmp_path / "whole")
+    # Killed without warning in the middle of step 4 or 5: a real process, a real SIGKILL.
+    code = (
+        "import sys, os, signal, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path; from triune.core.recipe import Recipe; import triune.loop as L\n"
+        "step = L.Loop.step\n"
+        "def killed(self):\n"
+        "    if self.done == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return step(self)\n"
+        "L.Loop.step = killed\n"
+        "L.train(Recipe.load(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(recipe_file), str(tmp_path / "cut")], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert checkpoint.latest(tmp_path / "cut").name == "step-000004"
+    train(recipe, tmp_path / "cut", resume=True)
+    assert same(weights(tmp_path / "whole", 6), weights(tmp_path / "cut", 6))
+    assert rewards(tmp_path / "whole") == rewards(tmp_path / "cut")
+    assert not same(weights(tmp_path / "whole", 6), weights(tmp_path / "whole", 4)), "the run must move the weights"
+
+
+def test_frozen_modules_do_not_move(recipe_file: Path, tmp_path: Path):
+    train(Recipe.load(recipe_file, ("train.total_steps=2",)), tmp_path / "run")
+    before = load_file(Path(Recipe.load(recipe_file).policy.path) / "model.safetensors")  # type: ignore[attr-defined]
+    after = weights(tmp_path / "run", 2)
+    frozen = [k for k in before if "vision_model" in k or "connector" in k]
+    moved = [k for k in before if "text_model.layers" in k]
+    assert frozen
+    assert all(torch.equal(before[k], after[k]) for k in frozen)
+    assert any(not torch.equal(before[k], after[k]) for k in moved)
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_resume_goes_on(recipe_file: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "triune.cli", "train", str(recipe_file), "--run-dir", str(run)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "train.total_steps=500", "train.checkpoint_every=0"],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.sqlite").exists() and _steps(run) >= 2:
+            break
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "--resume" in output
+    step = int(checkpoint.latest(run).name.removeprefix("step-"))
+    assert 2 <= step < 500
+    with Loop(Recipe.load(run / "recipe.yaml"), run) as loop:
+        loop.restore(checkpoint.latest(run))
+        loop.step()
+        assert loop.done == step + 1
+
+
+def _steps(run: Path) -> int:
+    try:
+        with Store(run, readonly=True) as store:
+            return max(store.steps("train"), default=0)
+    except Exception:  # the other process is just creating it
+        return 0
+
+
+def test_a_run_refuses_to_start_blind(recipe_file: Path, tmp_path: Path):
+    with Loop(Recipe.load(recipe_file), tmp_path / "run") as loop:
+        pictures = loop.family.pictures  # type: ignore[attr-defined]
+        see = pictures.features
+        pictures.features = lambda hashes: {k: torch.zeros_like(v) for k, v in see(hashes).items()}
+        with pytest.raises(ParityError, match="does not see"):
+            loop.check()
+
+
+def test_a_run_does_not_overwrite_another(recipe_file: Path, tmp_path: Path):
+    recipe = Recipe.load(recipe_file, ("train.total_steps=1",))
+    train(recipe, tmp_path / "run")
+    with pytest.raises(RecipeError, match="already holds a run"):
+        train(recipe, tmp_path / "run")
+    with pytest.raises(RecipeError, match="nothing to resume"):
+        train(recipe, tmp_path / "nowhere", resume=True)
+
+
+def test_a_prompt_longer_than_the_window_stops_the_run_before_compute(recipe_file: Path, tmp_path: Path):
+    with (
+        Loop(Recipe.load(recipe_file, ("policy.window=20",)), tmp_path / "run") as loop,
+        pytest.raises(DataError, match=r"counting|grounding"),
+    ):
+        loop.check()
