@@ -42,15 +42,15 @@ def figure(report: Report) -> bytes:
     ]
     wanted = [True, bool(rows), bool(curves), bool(health), bool(cases)]
     blocks = [block for block, there in zip(blocks, wanted, strict=True) if there]
+    heights = [height for height, _ in blocks]
     # A Figure of its own with the Agg canvas: pyplot would keep global state and might want a display.
-    whole = Figure(
-        figsize=(16, sum(height for height, _ in blocks)), dpi=100, facecolor=_PAPER, layout="constrained"
-    )
+    whole = Figure(figsize=(16, sum(heights)), dpi=100, facecolor=_PAPER, layout="constrained")
     FigureCanvasAgg(whole)
+    # The outer columns are margins: constrained layout gives subfigures none.
     parts = whole.subfigures(
-        len(blocks), 1, height_ratios=[height for height, _ in blocks], squeeze=False, facecolor=_PAPER
+        len(blocks), 3, height_ratios=heights, width_ratios=[1, 70, 1], squeeze=False, facecolor=_PAPER
     )
-    for (_, draw), part in zip(blocks, parts[:, 0], strict=True):
+    for (_, draw), part in zip(blocks, parts[:, 1], strict=True):
         draw(part)
     buffer = io.BytesIO()
     whole.savefig(buffer, format="png")
@@ -62,12 +62,12 @@ def _rows(items: Sequence[object]) -> int:
 
 
 def _title(part: SubFigure, report: Report) -> None:
-    part.text(0.02, 0.72, _plain(report.name), fontsize=20, fontweight="bold", color=_INK, va="center")
-    facts = "    ".join(f"{name} {value}" for name, value in report.facts.items())
-    part.text(0.02, 0.36, _plain(facts), fontsize=11, color=_MUTED, va="center")
+    part.text(0.0, 0.72, _plain(report.name), fontsize=20, fontweight="bold", color=_INK, va="center")
+    facts = "   ".join(f"{name} {value}" for name, value in report.facts.items())
+    part.text(0.0, 0.36, _plain(facts), fontsize=10, color=_MUTED, va="center")
     if report.mean.after is not None:
         text = f"{percent(report.mean.before)} \N{RIGHTWARDS ARROW} {percent(report.mean.after)}"
-        part.text(0.98, 0.7, text, fontsize=24, fontweight="bold", color=_ACCENT, ha="right", va="center")
+        part.text(1.0, 0.7, text, fontsize=24, fontweight="bold", color=_ACCENT, ha="right", va="center")
         part.text(
             0.98,
             0.3,
