@@ -7,19 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from triune.algo.types import Batch, Evaluated, Rewards
+from triune.core.base import Frozen
+from triune.core.recipe import Recipe
 from triune.core.sample import Check, Message, Sample, Text
 from triune.core.trajectory import Decisions, Payload, SamplingRule, Trajectory
 from triune.core.verdict import Component, Outcome, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.policy.logprob import rule_logprobs
+from triune.policy.options import POLICIES
 from triune.train.learner import rewards
+
+
+@POLICIES.register("table")
+class TableOptions(Frozen):
+    kind: Literal["table"] = "table"
+    vocabulary: int = Field(5, ge=2, description="tokens")
+    token_budget: int = Field(1 << 30, ge=1, description="tokens of one micro-batch")
+
+    def build(self) -> TableFamily:
+        return TableFamily(self.vocabulary)
 
 
 class TableFamily:
@@ -62,10 +76,8 @@ class TableFamily:
                 rows.append(row)
                 turns.append(int(one.decisions.turn[-1]) + 1)
                 lasts.append(int(ids[-1]))
-        ends = torch.tensor(lasts, dtype=torch.long)
-        return Batch.of(
-            trajectories, ends, value_trajectory=torch.tensor(rows), value_turn=torch.tensor(turns)
-        )
+        ends, row, turn = (torch.tensor(values, dtype=torch.long) for values in (lasts, rows, turns))
+        return Batch.of(trajectories, ends, value_trajectory=row, value_turn=turn)
 
     def evaluate(
         self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"
@@ -155,3 +167,22 @@ def batch_of(trajectories: Sequence[Trajectory], totals: Sequence[float | None])
     """A batch without payload, and what a judge said of its rollouts."""
     batch = Batch.of(trajectories, None)
     return batch, rewards(batch, [verdict(t.id, r) for t, r in zip(trajectories, totals, strict=True)])
+
+
+def recipe(*, algo: Mapping[str, Any] | None = None, token_budget: int = 1 << 30, **train: Any) -> Recipe:
+    """A recipe for a learner over a TableFamily; its data and rollouts are never opened."""
+    settings = {
+        "total_steps": 10,
+        "prompts_per_step": 4,
+        "optimizer": {"lr": 0.1, "warmup_fraction": 0.0},
+    } | train
+    return Recipe.model_validate(
+        {
+            "name": "table",
+            "data": {"sources": [{"name": "none", "path": "none"}]},
+            "policy": {"kind": "table", "token_budget": token_budget},
+            "rollout": "native",
+            "algo": {"kind": "policy_gradient", **(algo or {})},
+            "train": settings,
+        }
+    )

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from triune.algo.gae import GeneralisedAdvantage
+from triune.algo.objective import value_weights
+from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.core.trajectory import Trajectory
+from triune.testing.table import trajectory
+
+
+def estimate(
+    rows: Sequence[Trajectory],
+    placed: Sequence[float],
+    values: Sequence[tuple[int, int, float]] = (),
+    **options: Any,
+) -> tuple[Batch, Credit]:
+    """Credit for rewards placed per decision and values (row, turn, value); no values: 0 before every turn."""
+    batch = Batch.of(rows, None)
+    reads = values or [
+        (r, t, 0.0) for r, t in sorted(set(zip(batch.trajectory.tolist(), batch.turn.tolist(), strict=True)))
+    ]
+    batch.value_trajectory, batch.value_turn = (torch.tensor([read[i] for read in reads]) for i in (0, 1))
+    value = torch.tensor([read[2] for read in reads])
+    rewards = Rewards(torch.zeros(len(rows), dtype=torch.float64), torch.tensor(placed))
+    estimator = GeneralisedAdvantage(**({"whiten": False, "gamma": 1.0, "lam": 1.0} | options))
+    return batch, estimator(batch, rewards, {"old": Evaluated(batch.logp_behavior, value=value)})
+
+
+def near(actual: Tensor, expected: Sequence[float]) -> bool:
+    return torch.allclose(actual, torch.tensor(expected), atol=1e-6)
+
+
+def test_the_return_crosses_what_nobody_sampled() -> None:
+    """Rewards [0, 0, 1], the middle token placed, gamma 0.5: the return of the first is 0.5, not 0.25 and not 0."""
+    row = trajectory([1, 2, 3], turn=[0, 1, 2], forced=[False, True, False])
+    _, credit = estimate([row], [0.0, 0.0, 1.0], gamma=0.5)
+    assert near(credit.advantage, [0.5, 0.0, 1.0])
+
+
+def test_a_placed_turn_lends_no_value_and_learns_none() -> None:
+    row = trajectory([1, 2, 3], turn=[0, 1, 2], forced=[False, True, False])
+    quiet = estimate([row], [0.0, 0.0, 1.0], [(0, 0, 0.2), (0, 1, 0.0), (0, 2, 0.6)], gamma=0.9, lam=0.5)
+    loud = estimate([row], [0.0, 0.0, 1.0], [(0, 0, 0.2), (0, 1, 99.0), (0, 2, 0.6)], gamma=0.9, lam=0.5)
+    assert torch.equal(quiet[1].advantage, loud[1].advantage)
+    last = 1.0 - 0.6
+    assert near(quiet[1].advantage, [0.9 * 0.6 - 0.2 + 0.9 * 0.5 * last, 0.0, last])
+    assert value_weights(*loud).tolist() == [0.5, 0.0, 0.5]
+
+
+def test_a_reward_in_a_placed_turn_counts_for_the_choice_before() -> None:
+    row = trajectory([1, 2, 3], turn=[0, 1, 1], forced=[False, True, True])
+    _, credit = estimate([row], [0.0, 0.25, 0.5], gamma=0.5, lam=0.5)
+    assert near(credit.advantage, [0.75, 0.0, 0.0])
+
+
+def test_forced_tokens_inside_a_sampled_turn_change_nothing() -> None:
+    plain = estimate([trajectory([1, 2], turn=[0, 1])], [0.5, 1.0], gamma=0.9)[1].advantage
+    row = trajectory([1, 3, 3, 2], turn=[0, 0, 1, 1], forced=[False, True, True, False])
+    mixed = estimate([row], [0.5, 0.0, 0.0, 1.0], gamma=0.9)[1].advantage
+    assert near(mixed, [float(plain[0]), 0.0, 0.0, float(plain[1])])
+
+
+def test_a_chunk_shares_its_turns_advantage() -> None:
+    """Rewards within a turn add up; both actions of a chunk get what the turn earned."""
+    row = trajectory([1, 2, 3, 4], turn=[0, 0, 1, 1])
+    _, credit = estimate([row], [0.25, 0.25, 0.0, 1.0], gamma=0.5)
+    assert near(credit.advantage, [1.0, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_a_two_state_chain(gamma: float) -> None:
+    """Termination cuts the bootstrap, truncation does not: reward 1 at each of two steps, values 3 and 2 on the way
+    and 5 where it stopped."""
+    reads = [(0, 0, 3.0), (0, 1, 2.0), (0, 2, 5.0)]
+    over = trajectory([1, 2], turn=[0, 1])
+    cut = trajectory([1, 2], turn=[0, 1], ending="max_turns", terminated=False, truncated=True)
+    _, ended = estimate([over], [1.0, 1.0], reads, gamma=gamma, lam=0.0)
+    _, goes_on = estimate([cut], [1.0, 1.0], reads, gamma=gamma, lam=0.0)
+    assert near(ended.advantage, [1 + gamma * 2 - 3, 1 - 2.0])
+    assert near(goes_on.advantage, [1 + gamma * 2 - 3, 1 + gamma * 5 - 2])
+    assert ended.returns is not None
+    assert near(ended.returns[:2], [1 + gamma * 2, 1.0])
+
+
+def test_the_bootstrap_is_not_a_target() -> None:
+    cut = trajectory([1, 2], turn=[0, 1], terminated=False, truncated=True)
+    batch, credit = estimate(
+        [cut, trajectory([1])], [0.0] * 3, [(0, 0, 1.0), (0, 1, 1.0), (0, 2, 1.0), (1, 0, 1.0)]
+    )
+    assert near(value_weights(batch, credit), [1 / 3, 1 / 3, 0.0, 1 / 3])
+    assert near(value_weights(batch, credit, torch.tensor([True, False])), [1 / 2, 1 / 2, 0.0, 0.0])
+
+
+def test_a_fragment_bootstraps_like_the_episode_that_it_is_part_of() -> None:
+    whole = trajectory([1, 2], turn=[0, 1])
+    _, expected = estimate([whole], [0.0, 1.0], [(0, 0, 0.3), (0, 1, 0.4)], lam=0.0)
+    first = trajectory([1], id="a", episode="e", terminated=False)
+    last = trajectory([2], id="b", episode="e", step_offset=1)
+    _, parts = estimate([first, last], [0.0, 1.0], [(0, 0, 0.3), (0, 1, 0.4), (1, 0, 0.4)], lam=0.0)
+    assert torch.equal(parts.advantage, expected.advantage)
+
+
+def test_whitening_looks_at_trained_decisions_only() -> None:
+    rows = [
+        trajectory([1, 2], id="a", forced=[False, True]),
+        trajectory([1], id="b"),
+        trajectory([1], id="c", ending="env_error"),
+    ]
+    _, credit = estimate(rows, [3.0, 0.0, 1.0, 50.0], whiten=True)
+    assert credit.in_loss.tolist() == [True, True, False]
+    assert near(credit.advantage, [2**-0.5, 0.0, -(2**-0.5), 0.0])
+
+
+def test_a_turn_without_a_value_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'t' has a turn before which no value was read"):
+        estimate([trajectory([1, 2], turn=[0, 1])], [0.0, 0.0], [(0, 0, 0.0)])
