@@ -94,9 +94,11 @@ def evaluate(
     for source, values in rows.items():
         table.add_row(source, *(_number(values.get(name)) for name in names))
     if len(rows) > 1:
-        means = [sum(v.get(n, 0.0) for v in rows.values()) / (1 if n == "n" else len(rows)) for n in names]
+        sums = {name: sum(values.get(name, 0) for values in rows.values()) for name in names}
         table.add_section()
-        table.add_row("mean of sources", *map(_number, means))
+        table.add_row(
+            "mean of sources", *(_number(v if name == "n" else v / len(rows)) for name, v in sums.items())
+        )
     out.print(table)
     return 0
 
