@@ -12,7 +12,7 @@ from triune.core.sample import Frame, Sample
 from triune.core.schedule import Steps
 from triune.core.verdict import Outcome
 from triune.verify.extract import AnswerParams, normalise, read_answer, read_json
-from triune.verify.geometry import F64, as_boxes, convert, giou_matrix, iou_matrix, reachable_iou
+from triune.verify.geometry import F64, as_boxes, convert, giou, iou_matrix, reachable_iou
 from triune.verify.matching import measures
 from triune.verify.verifier import Case, Context, InvalidReference, Score, Unparsed, Verifier, register
 
@@ -172,7 +172,7 @@ class BoxIoU(Verifier[GroundingParams, F64]):
         iou = float(overlap[0, 0])
         reached = iou > 0 and iou >= threshold
         if params.form == "giou":
-            value = (1 + float(giou_matrix(box, target)[0, 0])) / 2
+            value = (1 + float(giou(box, target)[0])) / 2
         else:
             value = float(reached) if params.form == "binary" else iou * reached
         metrics = measures(overlap) | {"iou_threshold": threshold}

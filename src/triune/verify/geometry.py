@@ -27,21 +27,24 @@ def area(boxes: F64) -> F64:
     return np.asarray(sides[..., 0] * sides[..., 1])
 
 
-def iou_matrix(a: F64, b: F64) -> F64:
-    """Intersection over union f64[n, m] of boxes a[n, 4] and b[m, 4], in [0, 1]; 0 where a box has no area."""
+def iou(a: F64, b: F64) -> F64:
+    """Intersection over union in [0, 1] of boxes a[..., 4] and b[..., 4], broadcast; 0 where a box has no area."""
     inter, union, _ = _overlap(a, b)
     return np.divide(inter, union, out=np.zeros_like(inter), where=(inter > 0) & (union > 0))
 
 
-def giou_matrix(a: F64, b: F64) -> F64:
-    """Generalised IoU f64[n, m] in (-1, 1]: IoU minus the share of the enclosing box that neither covers."""
-    inter, union, hull = _overlap(a, b)
-    iou = np.divide(inter, union, out=np.zeros_like(inter), where=(inter > 0) & (union > 0))
-    return iou - np.divide(hull - union, hull, out=np.zeros_like(inter), where=hull > 0)
+def giou(a: F64, b: F64) -> F64:
+    """Generalised IoU in (-1, 1], broadcast: IoU minus the share of the enclosing box that neither covers."""
+    _, union, hull = _overlap(a, b)
+    return iou(a, b) - np.divide(hull - union, hull, out=np.zeros_like(hull), where=hull > 0)
+
+
+def iou_matrix(a: F64, b: F64) -> F64:
+    """IoU f64[n, m] of every box of a[n, 4] with every box of b[m, 4]."""
+    return iou(a[:, None, :], b[None, :, :])
 
 
 def _overlap(a: F64, b: F64) -> tuple[F64, F64, F64]:
-    a, b = a[:, None, :], b[None, :, :]
     inner = np.concatenate([np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])], axis=-1)
     outer = np.concatenate([np.minimum(a[..., :2], b[..., :2]), np.maximum(a[..., 2:], b[..., 2:])], axis=-1)
     inter = area(inner)
@@ -79,5 +82,5 @@ def reachable_iou(boxes: F64) -> F64:
     best = np.zeros(len(boxes))
     for choice in product((0, 1), repeat=4):
         candidate = np.stack([rounded[side, :, edge] for edge, side in enumerate(choice)], axis=-1)
-        best = np.maximum(best, np.diagonal(iou_matrix(candidate, boxes)))
+        best = np.maximum(best, iou(candidate, boxes))
     return best

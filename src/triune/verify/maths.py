@@ -66,11 +66,16 @@ class Math(Verifier[MathParams, str]):
 
     def prepare(self, truth: JsonValue, sample: Sample, params: MathParams) -> str:
         gold = _gold(truth)
-        if not _INTEGER.fullmatch(gold) and _words(gold) is None:
+        if not self.plain(truth, params):
             expression = _expression(gold)
             if expression is None or str(expression) in ("nan", "zoo"):
                 raise InvalidReference(f"sympy reads {gold!r} as {expression}"[:200])
         return gold
+
+    def plain(self, truth: JsonValue, params: MathParams) -> bool:
+        """Whole numbers and words."""
+        gold = _gold(truth)
+        return _INTEGER.fullmatch(gold) is not None or _words(gold) is not None
 
     def quick(self, outcome: Outcome, truth: JsonValue, params: MathParams) -> Score | None:
         """Unreadable answers, canonical integers and words need no sympy."""
@@ -172,7 +177,15 @@ def _differ(a: Any, b: Any) -> bool:
     percentage counts as its number too. Left alone is what it compares otherwise: single symbols by name, relations,
     sets, and what is slow to evaluate.
     """
-    from sympy import Derivative, Expr, Integral, Limit, Product, Sum, UnevaluatedExpr
+    from sympy import (  # type: ignore[import-untyped]  # it ships no types
+        Derivative,
+        Expr,
+        Integral,
+        Limit,
+        Product,
+        Sum,
+        UnevaluatedExpr,
+    )
 
     for side in (a, b):
         if not isinstance(side, Expr) or side.is_Symbol:

@@ -124,6 +124,10 @@ class AnyVerifier(ABC, Generic[P, R]):
     def prepare(self, truth: JsonValue, sample: Sample, params: P) -> R:
         """The reference in the form that scoring needs; raises InvalidReference."""
 
+    def plain(self, truth: JsonValue, params: P) -> bool:
+        """Of a slow verifier: whether `prepare` would certainly accept the truth, so that no worker need try it."""
+        return False
+
 
 class Verifier(AnyVerifier[P, R]):
     """Judges one rollout at a time."""
@@ -190,15 +194,19 @@ class Job:
 
 
 def quick(job: Job) -> Score | None:
-    """The score of one rollout by a slow verifier where it is certain without a worker, else None. Never raises."""
-    if not isinstance(job.verifier, Verifier) or not job.outcomes:
-        return None
+    """The score of a slow verifier where it is certain without a worker, else None. Never raises.
+
+    Takes a job as `split` makes them: of one rollout, or of none.
+    """
+    verifier, truth, params = job.verifier, job.context.sample.truth, job.params
     start = time.perf_counter()
     try:
-        score = job.verifier.quick(job.outcomes[0], job.context.sample.truth, job.params)
+        if not job.outcomes:
+            return Score(0.0) if verifier.plain(truth, params) else None
+        score = verifier.quick(job.outcomes[0], truth, params) if isinstance(verifier, Verifier) else None
     except Exception as error:
         score = failure(error)
-    return score and replace(honest(score, job.verifier), elapsed=time.perf_counter() - start)
+    return score and replace(honest(score, verifier), elapsed=time.perf_counter() - start)
 
 
 def run(job: Job) -> list[Score]:

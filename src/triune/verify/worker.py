@@ -229,8 +229,10 @@ class _Worker:
         code = self.process.wait()
         self._thread.join(timeout=5.0)
         for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
+            # A process that escaped the session may still hold stdout; closing it under its reader would wait for that.
+            if pipe is not None and (pipe is self.process.stdin or not self._thread.is_alive()):
+                with contextlib.suppress(OSError):
+                    pipe.close()
         return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
