@@ -209,3 +209,22 @@ def test_equal_rewards_give_exact_zeros_where_float32_gives_noise() -> None:
     batch, _ = batch_of([trajectory([1], id=f"{i}") for i in range(8)], [0.7] * 8)
     credit = ADVANTAGES["group"]()(batch, Rewards(rewards.double(), rewards), {})
     assert credit.advantage.tolist() == case["expected"]["advantages"]
+
+
+def test_imitation_is_the_mean_over_placed_tokens() -> None:
+    case = CASES["expert.sft"]
+    mask = torch.tensor(case["inputs"]["mask"]).bool()
+    made = [
+        trajectory([1] * int(row.sum()), id=f"{i}", forced=True, component="imitation")
+        for i, row in enumerate(mask)
+    ]
+    batch, _ = batch_of(made, [None] * len(made))
+    objective = Objective([{"kind": "imitation"}])
+    credit = everything_counts(batch, torch.zeros(batch.num_decisions))
+    batch.weight = token_weights(batch, credit, "token-mean", placed=objective.placed)
+    logp = torch.tensor(case["inputs"]["logp"])[mask].requires_grad_()
+    total = objective(batch, Evaluated(logp), {}).total
+    total.backward()
+    assert logp.grad is not None
+    assert close(total.detach(), case["expected"]["loss"])
+    assert close(logp.grad, torch.tensor(case["expected"]["grad_logp"])[mask].tolist())

@@ -38,10 +38,12 @@ def membership(batch: Batch, rewards: Rewards) -> tuple[Tensor, Tensor, list[str
     several rows counts once.
     """
     in_loss, in_baseline, reasons = [], [], []
-    seen = set[str]()
+    first: dict[str, int] = {}
+    for trajectory in batch.trajectories:
+        episode, offset = trajectory.episode or trajectory.id, trajectory.step_offset
+        first[episode] = min(first.get(episode, offset), offset)
     for index, trajectory in enumerate(batch.trajectories):
         forced = trajectory.decisions.forced
-        episode = trajectory.episode or trajectory.id
         reason = ""
         if len(forced) and bool(forced.all()):
             reason = "placed"
@@ -49,10 +51,8 @@ def membership(batch: Batch, rewards: Rewards) -> tuple[Tensor, Tensor, list[str
             reason = trajectory.ending
         elif torch.isnan(rewards.total[index]):
             reason = "abstained"
-        elif episode in seen:
+        elif trajectory.step_offset > first[trajectory.episode or trajectory.id]:
             reason = "fragment"
-        else:
-            seen.add(episode)
         in_loss.append(reason in ("", "placed", "fragment"))
         in_baseline.append(reason == "")
         reasons.append(reason)

@@ -113,6 +113,15 @@ def _only(batch: Batch, component: str) -> Batch:
     )
 
 
+def trained(batch: Batch, credit: Credit, rows: Tensor | None = None, placed: Collection[str] = ()) -> Tensor:
+    """Which decisions are in the loss, bool[N]; see `token_weights`."""
+    teaches = torch.tensor([name in placed for name in batch.components])
+    live = credit.in_loss[batch.trajectory] & (batch.sampled ^ teaches[batch.component])
+    if credit.masked is not None:
+        live = live & ~credit.masked
+    return live if rows is None else live & rows[batch.trajectory]
+
+
 def token_weights(
     batch: Batch,
     credit: Credit,
@@ -126,11 +135,7 @@ def token_weights(
     enter each other's count; those in `placed` train the decisions that were placed, the others those sampled.
     A sequence without a trained decision enters no denominator.
     """
-    teaches = torch.tensor([name in placed for name in batch.components])
-    live = credit.in_loss[batch.trajectory] & (batch.sampled ^ teaches[batch.component])
-    if rows is not None:
-        live = live & rows[batch.trajectory]
-    ones = live.float()
+    ones = trained(batch, credit, rows, placed).float()
     counts = segment_sum(ones, batch.component, len(batch.components)).clamp(min=1)
     if mode == "token-mean":
         return ones / counts[batch.component]
@@ -144,15 +149,13 @@ def token_weights(
 def value_weights(batch: Batch, credit: Credit, rows: Tensor | None = None) -> Tensor:
     """Weight of every value read-out, f32[V]: 1 / their number in its component, over the mini-batch `rows`.
 
-    0 where nothing was sampled after it (the bootstrap of a truncated episode, a turn that was placed): such a value
-    has no return of its own to be regressed on.
+    0 where no trained decision follows in its turn (the bootstrap of a truncated episode, a turn that was placed): such
+    a value has no return of its own to be regressed on.
     """
     turns = 1 + int(torch.cat([batch.turn, batch.value_turn, batch.turn.new_zeros(1)]).max())
     places = batch.trajectory * turns + batch.turn
-    live = torch.isin(batch.value_trajectory * turns + batch.value_turn, places[batch.sampled])
-    live &= credit.in_loss[batch.value_trajectory]
-    if rows is not None:
-        live &= rows[batch.value_trajectory]
+    followed = places[trained(batch, credit, rows)]
+    live = torch.isin(batch.value_trajectory * turns + batch.value_turn, followed)
     names = {name: i for i, name in enumerate(batch.components)}
     component = torch.tensor([names[t.component] for t in batch.trajectories], dtype=torch.long)
     component = component[batch.value_trajectory]

@@ -133,7 +133,8 @@ class Credit:
     """Advantage per decision, and two separate facts per trajectory with their reasons.
 
     advantage f32[N]; in_loss, in_baseline bool[B]; reasons[B] ('' where both hold); returns f32[V] when a value
-    function is trained; `degenerate` bool[groups] marks groups without variance.
+    function is trained; `degenerate` bool[groups] marks groups without variance. `masked` bool[N] takes single
+    decisions of a trained trajectory out of the loss (those that older weights drew, for example).
     """
 
     advantage: Tensor
@@ -142,6 +143,7 @@ class Credit:
     reasons: list[str]
     degenerate: Tensor
     returns: Tensor | None = None
+    masked: Tensor | None = None
 
 
 def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:

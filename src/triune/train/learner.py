@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from triune.algo.advantage import Advantage
-from triune.algo.objective import Objective, token_weights, value_weights
+from triune.algo.objective import Objective, by_source, token_weights, value_weights
 from triune.algo.options import ADVANTAGES, PolicyGradient
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.recipe import Recipe
@@ -74,6 +74,8 @@ class Learner:
         credit = self.advantage(whole, rewards(whole, [one.verdict for one in scored]), views)
         self.drop(scored, credit)
         metrics: list[Metric] = []
+        if credit.masked is not None:
+            metrics += by_source(whole, whole.sampled, {"dropped/decisions": credit.masked.float()})
         for number, mine in enumerate(minibatches):
             weights = self.weights(whole, credit, [i for m in mine for i in parts[m]])
             losses: dict[str, float] = defaultdict(float)

@@ -1,35 +1,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import pytest
 import torch
 
-from triune.algo.objective import Objective, TermResult, token_weights
-from triune.algo.options import TERMS, TermOptions
+from triune.algo.objective import Objective, token_weights
 from triune.algo.types import Batch, Credit, Evaluated
 from triune.core.errors import RecipeError
 from triune.core.trajectory import Trajectory
 from triune.testing.table import trajectory
-
-
-@TERMS.register("test_imitation")
-class Imitation(TermOptions):
-    """-log p of what was placed."""
-
-    placed: ClassVar[bool] = True
-    kind: Literal["test_imitation"] = "test_imitation"
-    component: str = "imitation"
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
-
-    def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
-        assert batch.weight is not None
-        return TermResult(-(torch.where(batch.weight > 0, current.logp, 0.0) * batch.weight).sum(), [])
 
 
 def ready(rows: list[Trajectory], advantage: float = 1.0, placed: frozenset[str] = frozenset()) -> Batch:
@@ -108,7 +89,7 @@ def test_the_entropy_bonus_pays_for_entropy() -> None:
 def test_components_share_a_batch_and_nothing_else() -> None:
     """Two sampled decisions of RL and three placed ones of imitation: each has its own denominator and term."""
     rows = [trajectory([1, 2], id="a"), trajectory([1, 2, 3], id="b", forced=True, component="imitation")]
-    terms = ({"kind": "ppo_clip"}, {"kind": "test_imitation", "coef": 2.0})
+    terms = ({"kind": "ppo_clip"}, {"kind": "imitation", "coef": 2.0})
     batch = ready(rows, placed=Objective(terms).placed)
     assert batch.weight is not None
     assert batch.weight.tolist() == pytest.approx([1 / 2] * 2 + [1 / 3] * 3)
@@ -118,7 +99,7 @@ def test_components_share_a_batch_and_nothing_else() -> None:
     parts = Objective(terms)(
         batch, Evaluated(torch.full((5,), -1.0)), {"old": Evaluated(torch.full((5,), -1.0))}
     ).parts
-    assert parts == pytest.approx({"ppo_clip": -1.0, "imitation/test_imitation": 1.0})
+    assert parts == pytest.approx({"ppo_clip": -1.0, "imitation/imitation": 1.0})
 
 
 def test_a_component_that_no_term_trains_is_an_error() -> None:
@@ -129,7 +110,7 @@ def test_a_component_that_no_term_trains_is_an_error() -> None:
 
 def test_a_component_trains_what_was_sampled_or_what_was_placed() -> None:
     with pytest.raises(RecipeError, match="component of their own"):
-        Objective([{"kind": "ppo_clip"}, {"kind": "test_imitation", "component": "policy"}])
+        Objective([{"kind": "ppo_clip"}, {"kind": "imitation", "component": "policy"}])
 
 
 def test_what_a_term_needs_must_be_provided() -> None:

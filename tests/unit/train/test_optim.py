@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from triune.core.errors import RecipeError
+from triune.core.recipe import OptimizerSpec, TrainSpec
+from triune.train.optim import Optimizer, rate_factor
+
+
+def modules() -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    return {"vision": nn.Linear(3, 2), "language": nn.Linear(2, 1)}
+
+
+def train(**fields: object) -> TrainSpec:
+    spec = {"lr": 0.1, "warmup_fraction": 0.0, "weight_decay": 0.0}
+    given = fields.pop("optimizer", {})
+    assert isinstance(given, dict)
+    return TrainSpec.model_validate(
+        {"total_steps": 10, "prompts_per_step": 1, "optimizer": spec | given, **fields}
+    )
+
+
+def backward(made: dict[str, nn.Module], scale: float = 1.0) -> None:
+    x = torch.ones(4, 3)
+    (scale * made["language"](made["vision"](x)).sum()).backward()
+
+
+def weights(module: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+
+def test_a_frozen_module_neither_moves_nor_decays() -> None:
+    made = modules()
+    spec = train(freeze=["vision"], optimizer={"weight_decay": 0.5})
+    optimizer = Optimizer(made, spec)
+    before = {name: weights(module) for name, module in made.items()}
+    backward(made)
+    norms, rates = optimizer.step(spec.optimizer, 1, 10)
+    assert torch.equal(weights(made["vision"]), before["vision"])
+    assert not torch.equal(weights(made["language"]), before["language"])
+    assert set(norms) == {"language", "all"}
+    assert set(rates) == {"language"}
+
+
+def test_what_is_frozen_may_change_over_time() -> None:
+    made = modules()
+    spec = train(freeze=["vision"])
+    optimizer = Optimizer(made, spec)
+    before = weights(made["vision"])
+    for number, frozen in enumerate([("vision",), (), ("vision",)]):
+        optimizer.freeze(frozen)
+        backward(made)
+        optimizer.step(spec.optimizer, number + 1, 10)
+        after = weights(made["vision"])
+        assert torch.equal(before, after) == bool(frozen)
+        before = after
+
+
+def test_modules_have_rates_of_their_own() -> None:
+    made = modules()
+    spec = train(optimizer={"lr_by_module": {"vision": 0.001}})
+    before = {name: weights(module) for name, module in made.items()}
+    backward(made)
+    optimizer = Optimizer(made, spec)
+    _, rates = optimizer.step(spec.optimizer, 1, 10)
+    assert rates == {"vision": 0.001, "language": 0.1}
+    # AdamW's first step moves every weight by the rate.
+    for name, rate in rates.items():
+        moved = (weights(made[name]) - before[name]).abs()
+        assert torch.allclose(moved, torch.full_like(moved, rate), rtol=1e-3)
+
+
+@pytest.mark.parametrize("field", [{"freeze": ["vison"]}, {"optimizer": {"lr_by_module": {"vison": 1.0}}}])
+def test_unknown_modules_are_refused(field: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match="did you mean 'vision'"):
+        Optimizer(modules(), train(**field))
+
+
+def test_freezing_everything_is_refused() -> None:
+    with pytest.raises(RecipeError, match="nothing would be trained"):
+        Optimizer(modules(), train(freeze=["vision", "language"]))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_warm_up_rises_and_never_starts_at_zero(schedule: str) -> None:
+    spec = OptimizerSpec(warmup_fraction=0.1, schedule=schedule)  # type: ignore[arg-type]
+    factors = [rate_factor(spec, step, 100) for step in range(1, 101)]
+    assert factors[:10] == pytest.approx([k / 11 for k in range(1, 11)])
+    assert factors[10] == 1.0
+    assert min(factors) > 0
+
+
+def test_schedules_after_the_warm_up() -> None:
+    def factors(schedule: str) -> list[float]:
+        spec = OptimizerSpec(warmup_fraction=0.0, schedule=schedule)  # type: ignore[arg-type]
+        return [rate_factor(spec, step, 4) for step in range(1, 6)]
+
+    assert factors("constant") == [1.0] * 5
+    # The step after the last one would be taken at 0.
+    assert factors("linear") == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+    assert factors("cosine") == pytest.approx([1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(scale: float) -> None:
+    made = modules()
+    spec = train()
+    optimizer = Optimizer(made, spec)
+    before = {name: weights(module) for name, module in made.items()}
+    backward(made, scale)
+    norms, _ = optimizer.step(spec.optimizer, 1, 10)
+    assert optimizer.skipped == 1
+    assert not torch.isfinite(torch.tensor(norms["all"]))
+    assert all(torch.equal(weights(made[name]), before[name]) for name in made)
+    backward(made)  # nothing of the bad gradient is left behind
+    norms, _ = optimizer.step(spec.optimizer, 2, 10)
+    assert optimizer.skipped == 1
+    assert torch.isfinite(torch.tensor(norms["all"]))
+    assert all(not torch.equal(weights(made[name]), before[name]) for name in made)
+
+
+def test_norms_are_per_module_before_clipping() -> None:
+    made = modules()
+    spec = train(optimizer={"clip_norm": 0.5})
+    optimizer = Optimizer(made, spec)
+    backward(made)
+    expected = {
+        name: torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).norm().item()
+        for name, module in made.items()
+    }
+    clipped: list[torch.Tensor] = []
+    optimizer.adamw.register_step_pre_hook(
+        lambda adamw, *_: clipped.extend(
+            p.grad.flatten().clone() for g in adamw.param_groups for p in g["params"]
+        )
+    )
+    norms, _ = optimizer.step(spec.optimizer, 1, 10)
+    assert norms["vision"] == pytest.approx(expected["vision"])
+    assert norms["language"] == pytest.approx(expected["language"])
+    assert norms["all"] == pytest.approx(sum(v**2 for v in expected.values()) ** 0.5)
+    assert norms["all"] > 0.5
+    assert torch.cat(clipped).norm().item() == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_parameter_in_two_modules_belongs_to_the_first() -> None:
+    made = modules()
+    made["again"] = made["vision"]
+    spec = train(freeze=["again"])
+    optimizer = Optimizer(made, spec)
+    backward(made)
+    _, rates = optimizer.step(spec.optimizer, 1, 10)
+    assert set(rates) == {"vision", "language"}
