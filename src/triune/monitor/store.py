@@ -135,11 +135,10 @@ class Store:
             raise
 
     def _prepare(self) -> None:
-        for leftover in (
-            self.run_dir.glob("*/*/*.partial") if self._claim else ()
-        ):  # of a writer that was killed
-            leftover.unlink(missing_ok=True)
         with naming(self._path):
+            if self._claim:
+                for leftover in self.run_dir.glob("*/*/*.partial"):  # of a writer that was killed
+                    leftover.unlink(missing_ok=True)
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version == 0 and self._claim:
                 with self._transaction():
@@ -178,6 +177,7 @@ class Store:
         """Puts a step of a phase in place of what was there; `media` are the pictures that its rollouts name.
 
         Metrics of equal name and labels are merged. A phase is a short lower-case name such as `eval-before`.
+        Raises DataError if a picture can no longer be read.
         """
         if step < 0 or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", phase):
             raise ValueError(f"not a step and a phase: {step}, {phase!r}")

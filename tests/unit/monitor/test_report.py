@@ -239,6 +239,19 @@ def test_cases_show_failures_too(run_dir: Path) -> None:
     assert {"x": "25.00", "y": "10.00", "width": "21.00", "height": "21.00"}.items() <= drawn[0].items()  # type: ignore[operator]
 
 
+def test_cases_come_from_different_sources(tmp_path: Path) -> None:
+    samples = [make_sample(i, f"counting/{name}") for name in ("a", "b", "c", "d") for i in range(5)]
+    with Monitor(tmp_path) as monitor:
+        monitor.log_step(0, "eval-before", [make_scored(0.0, sample) for sample in samples])
+        monitor.log_step(1, "eval-after", [make_scored(1.0, sample) for sample in samples])
+    assert {case.source for case in collect(tmp_path).cases[0].cases} == {
+        "counting/a",
+        "counting/b",
+        "counting/c",
+        "counting/d",
+    }
+
+
 def test_the_files(run_dir: Path) -> None:
     html, png = write_report(run_dir)
     assert html == run_dir / "report.html"

@@ -275,6 +275,19 @@ print(len(set(seen)))
     assert slowest < 5
 
 
+def test_a_reader_in_the_middle_of_reading_keeps_nobody_waiting(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        log(store, 1)
+        with contextlib.closing(sqlite3.connect(tmp_path / "metrics.sqlite")) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT max(step) FROM metrics").fetchone() == (1,)
+            started = time.monotonic()
+            log(store, 2)
+            assert time.monotonic() - started < 10
+            assert reader.execute("SELECT max(step) FROM metrics").fetchone() == (1,)  # what it began with
+        assert store.steps() == [1, 2]
+
+
 def test_a_killed_writer_leaves_every_step_it_finished(tmp_path: Path) -> None:
     writer = start(
         """

@@ -279,8 +279,8 @@ def _components(store: Store) -> dict[str, Panel]:
 def _health(store: Store) -> list[Panel]:
     """The signs of a run that trains on while something is wrong; panels without data are left out."""
 
-    def whole(name: str, label: str, **where: str) -> list[Line]:
-        return [_line(label, points) for points in store.series(name, by=(), where=where).values()]
+    def whole(name: str, label: str) -> list[Line]:
+        return [_line(label, points) for points in store.series(name, by=()).values()]
 
     def split(name: str, label: str) -> list[Line]:
         return [
