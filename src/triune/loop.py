@@ -120,6 +120,12 @@ class Loop:
 
     def check(self) -> None:
         """Everything that can be known before compute is spent: the samples of the first step, and the probe."""
+        for label, value in self.recipe.arithmetic(self.mixture.samples_per_epoch):
+            self.monitor.say(f"{label}: {value}", kind="arithmetic")
+        for source, reasons in self.mixture.skipped.items():
+            self.monitor.say(
+                f"{source}: skipped rows {dict(reasons)}", kind="skipped", source=source, **reasons
+            )
         samples = self.mixture.batch(1)
         self.judge.check_many(samples)
         self.family.begin_step(samples)

@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from triune.core.loading import find_recipe
 from triune.core.provenance import save_provenance
 from triune.core.recipe import Recipe
 from triune.data.mixture import heldout
@@ -29,7 +30,6 @@ from triune.monitor.metric import Scored
 from triune.monitor.stats import Gain, Score, paired_gains
 from triune.policy.nano import WEIGHTS
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 CLEAN = WEIGHTS / "clean.json"
 """Held-out accuracy per source of the cleanly taught model, before the annotator's faults: the ceiling for RL."""
 
@@ -89,7 +89,7 @@ def table(summary: Mapping[str, Any]) -> Table:
     out = Table(title="held-out greedy accuracy, same samples", title_justify="left")
     out.add_column("task / source")
     for name in ("before", "after", "gain [95 %]", "clean", "blind", "n"):
-        out.add_column(name, justify="right")
+        out.add_column(name, justify="right", no_wrap=True)
 
     def row(name: str, e: Mapping[str, Any], style: str = "") -> None:
         low, high = e["gain_ci95"] or (float("nan"),) * 2
@@ -112,7 +112,7 @@ def table(summary: Mapping[str, Any]) -> Table:
 def main(
     seed: int = 0,
     run_dir: Path = Path("runs/quickstart"),
-    recipe: Path = RECIPE,
+    recipe: str = "quickstart",
     overrides: tyro.conf.Positional[tuple[str, ...]] = (),
 ) -> None:
     """Trains the embedded policy on the eight tasks and shows what changed.
@@ -120,15 +120,13 @@ def main(
     Args:
         seed: of everything that is drawn.
         run_dir: where the run goes; must not hold one.
-        recipe: recipe file.
+        recipe: recipe file, or the name of one that ships with triune.
         overrides: recipe keys, `train.total_steps=20`.
     """
     console = Console()
     started = time.monotonic()
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    chosen = Recipe.load(recipe, (*overrides, f"seed={seed}"))
-    for label, value in chosen.arithmetic():
-        console.print(f"{label:>36}  {value}", highlight=False)
+    chosen = Recipe.load(find_recipe(recipe), (*overrides, f"seed={seed}"))
     run_dir.mkdir(parents=True, exist_ok=True)
     with Loop(chosen, run_dir) as loop:
         samples = [s for many in heldout(chosen).values() for s in many]

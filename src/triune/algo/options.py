@@ -61,5 +61,5 @@ class PolicyGradient(Frozen):
         return Learner(family, recipe, exact)
 
 
-ALGOS: Registry[type[Frozen]] = Registry("algo", "triune.algo")
+ALGOS: Registry[type[Frozen]] = Registry("algo", "triune.algo.options")
 ALGOS.register("policy_gradient")(PolicyGradient)

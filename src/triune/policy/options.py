@@ -10,7 +10,7 @@ from triune.core.base import Frozen
 from triune.core.registry import Registry
 from triune.core.sample import Frame
 
-POLICIES: Registry[type[Any]] = Registry("policy", "triune.policy")
+POLICIES: Registry[type[Any]] = Registry("policy", "triune.policy.options")
 
 
 @POLICIES.register("language")

@@ -9,7 +9,7 @@ from pydantic import Field
 from triune.core.base import Frozen
 from triune.core.registry import Registry
 
-ROLLOUTS: Registry[type[Any]] = Registry("rollout", "triune.rollout")
+ROLLOUTS: Registry[type[Any]] = Registry("rollout", "triune.rollout.options")
 
 
 @ROLLOUTS.register("native")

@@ -93,6 +93,7 @@ def teach_to_speak(
     """Supervised teaching of connector and language model in place; the tower's cached `features` stay as they are."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
+    model.requires_grad_(True)
     model.set_attn_implementation({"text_config": "eager"})
     writer = Writer(processor)
     weights = [*model.model.connector.parameters(), *model.model.text_model.parameters()]
