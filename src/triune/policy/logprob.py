@@ -34,16 +34,27 @@ def rule_logprobs(logits: Tensor, rule: SamplingRule) -> Tensor:
     return scores.log_softmax(-1)
 
 
-def _score(hidden: Tensor, head: Callable[[Tensor], Tensor], ids: Tensor, rule: SamplingRule) -> tuple[Tensor, Tensor]:
+def _score(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], ids: Tensor, rule: SamplingRule, entropy: bool
+) -> tuple[Tensor, Tensor]:
     logp = rule_logprobs(head(hidden), rule)
-    # entr() rather than -p log p by hand: banned ids have p = 0 and log p = -inf.
-    return logp.gather(-1, ids[:, None])[:, 0], torch.special.entr(logp.exp()).sum(-1)
+    with torch.set_grad_enabled(entropy and torch.is_grad_enabled()):
+        # entr() rather than -p log p by hand: banned ids have p = 0 and log p = -inf.
+        spread = torch.special.entr(logp.exp()).sum(-1)
+    return logp.gather(-1, ids[:, None])[:, 0], spread
 
 
 def chosen_logprobs(
-    hidden: Tensor, head: Callable[[Tensor], Tensor], ids: Tensor, rule: SamplingRule, chunk: int = CHUNK
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    ids: Tensor,
+    rule: SamplingRule,
+    *,
+    entropy: bool = False,
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Log-prob f32[N] and entropy f32[N] of `ids` i64[N], predicted from `hidden` [N, width].
+    """Log-prob f32[N] and entropy f32[N] of `ids` i64[N], predicted from `hidden` [N, width]; the entropy carries a
+    gradient only if `entropy` is true.
 
     Never holds [N, vocabulary]: each chunk of rows is projected, reduced and, when a gradient is needed, recomputed
     in the backward pass.
@@ -52,9 +63,9 @@ def chosen_logprobs(
     for start in range(0, len(hidden), chunk):
         piece, chosen = hidden[start : start + chunk], ids[start : start + chunk]
         if torch.is_grad_enabled() and piece.requires_grad and len(hidden) > chunk:
-            parts.append(checkpoint(_score, piece, head, chosen, rule, use_reentrant=False))
+            parts.append(checkpoint(_score, piece, head, chosen, rule, entropy, use_reentrant=False))
         else:
-            parts.append(_score(piece, head, chosen, rule))
+            parts.append(_score(piece, head, chosen, rule, entropy))
     if not parts:
         empty = hidden.new_zeros(0, dtype=torch.float32)
         return empty, empty

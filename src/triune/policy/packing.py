@@ -46,6 +46,9 @@ class Rows:
     segment: Tensor
     start: list[list[int]]
 
+    def to(self, device: torch.device) -> Rows:
+        return Rows(self.ids.to(device), self.positions.to(device), self.segment.to(device), self.start)
+
     def mask(self, dtype: torch.dtype) -> Tensor:
         """Additive attention mask [R, 1, L, L]: 0 where a query may look at a key, the lowest number elsewhere."""
         length = self.ids.shape[1]

@@ -51,7 +51,7 @@ def by_group(episodes: Sequence[Episode]) -> list[tuple[Group, list[Episode]]]:
     table: dict[str, list[Episode]] = {}
     for episode in episodes:
         table.setdefault(episode.trajectory.group, []).append(episode)
-    return [(Group(key=key, trajectories=tuple(e.trajectory for e in many)), many) for key, many in table.items()]
+    return [(Group(key=k, trajectories=tuple(e.trajectory for e in many)), many) for k, many in table.items()]
 
 
 class Stage(Protocol):
@@ -73,7 +73,7 @@ def run_plan(stages: Sequence[Stage], generator: Generator, demand: Demand) -> d
     while waiting:
         ready = [stage for stage in waiting if all(name in done for name in stage.after)]
         if not ready:
-            raise ValueError(f"stages {[s.name for s in waiting]} wait for each other or for an unknown stage")
+            raise ValueError(f"stages {[s.name for s in waiting]} wait for each other or an unknown one")
         for stage in ready:
             done[stage.name] = generator.generate(stage.samples(done), demand)
         waiting = [stage for stage in waiting if stage.name not in done]

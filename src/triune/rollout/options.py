@@ -9,20 +9,21 @@ from pydantic import Field
 from triune.core.base import Frozen
 from triune.core.registry import Registry
 
-ROLLOUTS: Registry[type[Any]] = Registry("rollout", "triune.rollout.options")
+ROLLOUTS: Registry[type[Any]] = Registry("rollout", "triune.rollout")
 
 
 @ROLLOUTS.register("native")
 class NativeOptions(Frozen):
-    """In-process sampling with the learner's own weights: the prompt and its pictures are computed once per group."""
+    """In-process sampling with the learner's own weights: the prompt and its pictures are computed once per group.
+
+    There is no top_p or top_k: a training ratio needs the whole distribution, and evaluation is greedy.
+    """
 
     kind: Literal["native"] = "native"
     max_tokens: int = Field(64, ge=1, description="longest response (one turn) in tokens")
     max_turns: int = Field(1, ge=1, description="turns of an episode with an environment")
     max_images: int = Field(16, ge=1, description="pictures of an episode, the prompt's included")
     temperature: float = Field(1.0, gt=0, description="of training rollouts; evaluation is greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="below 1 only for evaluation")
-    top_k: int = Field(0, ge=0, description="above 0 only for evaluation")
     max_rows: int = Field(512, ge=1, description="sequences decoded at once")
 
     def build(self, family: Any) -> Any:
