@@ -112,6 +112,7 @@ def test_any_text_is_scored(judge, name, text):
     sample, outcomes = group(name, case, (text,) * size)
     for verdict in judge.judge(sample, outcomes, PROGRESS):
         component = verdict.components[0]
+        assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
         assert component.status in SCORED, component.detail
         assert cls.limits[0] <= component.value <= cls.limits[1]
         assert all(math.isfinite(value) for value in component.metrics.values())

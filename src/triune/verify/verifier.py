@@ -259,6 +259,8 @@ def honest(score: Score, verifier: AnyVerifier[Any, Any]) -> Score:
     """The score, or an error where it breaks the contract: a value that is missing, not finite or out of range."""
     low, high = verifier.limits
     try:
+        # Details quote the policy, whose text may hold what UTF-8 cannot.
+        score = replace(score, detail=score.detail[:500].encode(errors="replace").decode())
         if (score.value is None) != (score.status not in SCORED):
             raise ValueError(f"value {score.value!r} does not go with status {score.status!r}")
         metrics = {str(name): float(value) for name, value in score.metrics.items()}

@@ -63,7 +63,11 @@ class Pool:
     def run(self, jobs: Sequence[Job]) -> list[list[Score]]:
         """The scores of each job, in order. Never raises for what a job does; every job gets its answer."""
         with self._lock:
-            return _Run(self, jobs).finish()
+            try:
+                return _Run(self, jobs).finish()
+            except BaseException:  # an interrupt: what the workers still owe must not answer the next call
+                _kill_all(self._workers, os.getpid())
+                raise
 
     def replace(self, worker: _Worker) -> str:
         """Kills a worker; says how it ended."""

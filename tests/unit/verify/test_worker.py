@@ -185,6 +185,24 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path):
     assert wait_until(lambda: not alive(pid))
 
 
+def test_an_interrupted_call_leaves_nothing_to_the_next(make_sample, make_outcomes, progress, monkeypatch):
+    with Judge(workers=1) as judge:
+        sample = make_sample("slow_fixture")
+        judge.judge(sample, make_outcomes("fine"), progress)
+        with monkeypatch.context() as patch:
+            patch.setattr(Pool, "message", _interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                judge.judge(sample, make_outcomes("fine", "hang"), progress)
+        assert [v.status for v in judge.judge(sample, make_outcomes("raise", "fine"), progress)] == [
+            "error",
+            "ok",
+        ]
+
+
+def _interrupted(self, timeout):
+    raise KeyboardInterrupt
+
+
 def test_without_workers_slow_verifiers_run_here(make_sample, make_outcomes, progress):
     with Judge(workers=0) as judge:
         assert (
