@@ -100,7 +100,7 @@ class TrainSpec(Frozen):
         return self
 
 
-REFLECTION = (
+REFLECTION_WORDS = (
     "re-check", "re-evaluate", "re-examine", "re-think", "recheck", "reevaluate", "reexamine", "reevaluation", "rethink",
     "check again", "think again", "try again", "verify", "wait", "yet",
 )  # fmt: skip
@@ -109,7 +109,7 @@ REFLECTION = (
 
 class MonitorSpec(Frozen):
     sinks: tuple[str, ...] = Field(("console",), description="where metrics go besides the run's own files")
-    words: tuple[str, ...] = Field(REFLECTION, description="words whose use is counted per source")
+    words: tuple[str, ...] = Field(REFLECTION_WORDS, description="words whose use is counted per source")
     rollouts_every: int = Field(1, ge=0, description="steps between saved rollouts; 0: none")
 
 

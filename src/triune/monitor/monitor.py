@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from triune.monitor.metric import REFLECTION_WORDS, Metric, Scored, merge, rollout_metrics
+from triune.monitor.metric import Metric, Scored, merge
 from triune.monitor.sinks import SINKS, Rewindable, RolloutSink, Run, Sink, Speaking
 from triune.monitor.sinks.store import StoreSink
+from triune.monitor.source import REFLECTION_WORDS, rollout_metrics
 from triune.monitor.store import Event, Store
 
 

@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from triune.core.sample import Check, Media, Message, Picture, Sample, Text
 from triune.core.trajectory import Decisions, Payload, Trajectory
 from triune.core.verdict import Component, Outcome, Verdict
-from triune.monitor.metric import Metric, Scored, rollout_metrics
+from triune.monitor.metric import Metric, Scored
+from triune.monitor.source import rollout_metrics
 
 COUNT = (Check(verifier="count", weight=0.9), Check(verifier="format_boxed", weight=0.1))
 

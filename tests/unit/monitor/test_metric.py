@@ -8,7 +8,8 @@ import pytest
 
 from triune.core.sample import Check
 from triune.core.verdict import Call, Component
-from triune.monitor.metric import REFLECTION_WORDS, Metric, merge, rollout_metrics, scalar
+from triune.monitor.metric import Metric, merge, scalar
+from triune.monitor.source import REFLECTION_WORDS, rollout_metrics
 
 from .making import group, make_sample, make_scored, metrics_of
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from triune.core.errors import RecipeError, StorageError
-from triune.monitor.metric import Metric, rollout_metrics, scalar
+from triune.monitor.metric import Metric, scalar
 from triune.monitor.monitor import Monitor
 from triune.monitor.sinks import RolloutSink, Speaking
 from triune.monitor.sinks.store import StoreSink
+from triune.monitor.source import rollout_metrics
 from triune.monitor.store import Store
 
 from .making import group, make_sample, make_scored

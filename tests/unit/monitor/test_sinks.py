@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from triune.monitor.metric import Metric, rollout_metrics, scalar
+from triune.monitor.metric import Metric, scalar
 from triune.monitor.sinks import Run
 from triune.monitor.sinks.jsonl import JsonLines
 from triune.monitor.sinks.terminal import Terminal
+from triune.monitor.source import rollout_metrics
 
 from .making import group, make_sample, make_scored
 

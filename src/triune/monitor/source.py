@@ -1,0 +1,116 @@
+"""What a step's rollouts say per source and task: the *source metrics* of V-Triune without its artefacts.
+
+"Correct" is each verifier's own threshold instead of reward == 1, an empty set has no mean instead of NaN, and a
+rollout that could not be judged is counted by its status instead of scored 0. Names are TRL's where it has one; see
+`docs/monitor.md`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import get_args
+
+from triune.core.recipe import REFLECTION_WORDS
+from triune.core.sample import Sample
+from triune.core.verdict import Ending, Status, Verdict
+from triune.monitor.metric import Labels, Metric, Scored, labelled
+
+NO_SPREAD = 1e-8
+"""Rewards that differ by no more than this are equal: floating-point noise is not a learning signal."""
+
+
+class _Values:
+    """Observed values by name and labels; `at` holds the labels of the rollout or group at hand."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[str, Labels], list[float]] = defaultdict(list)
+        self.at: dict[str, str] = {}
+
+    def add(self, name: str, value: float | None, **labels: str) -> None:
+        if value is not None:
+            self.seen[name, labelled(**self.at, **labels)].append(value)
+
+
+def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_WORDS) -> list[Metric]:
+    """What these rollouts say, per source and task. Parts that split no group merge into the whole."""
+    values = _Values()
+    groups: dict[tuple[str, str, str], list[Verdict]] = defaultdict(list)
+    for one in scored:
+        source, task = one.sample.source, one.sample.task
+        values.at = {"source": source, "task": task}
+        _add_verdict(values, one)
+        _add_response(values, one, words)
+        if one.in_baseline and one.verdict.reward is not None:
+            groups[source, task, one.trajectory.group].append(one.verdict)
+    for (source, task, _), group in groups.items():
+        values.at = {"source": source, "task": task}
+        if len(group) > 1:  # a single rollout has no spread to speak of
+            _add_group(values, group)
+    return [Metric.of(name, seen, **dict(labels)) for (name, labels), seen in sorted(values.seen.items())]
+
+
+def _add_verdict(values: _Values, one: Scored) -> None:
+    add, verdict = values.add, one.verdict
+    if verdict.reward is not None:
+        low, high = _reward_range(one.sample)
+        add("reward", verdict.reward)
+        add("reward/share_at_min", verdict.reward <= low + NO_SPREAD)
+        add("reward/share_at_max", verdict.reward >= high - NO_SPREAD)
+    add("correct", verdict.correct)
+    add("accuracy", verdict.main.value if verdict.components else None)
+    add("judge/seconds", verdict.elapsed)
+    for status in get_args(Status):
+        add("status", verdict.status == status, status=status)
+    for part in verdict.components:
+        add("component", part.value, component=part.name)
+        add("component/correct", part.correct, component=part.name)
+        add("component/not_ok", part.status != "ok", component=part.name)
+        if part.value is not None:
+            # Fixed bounds, and beyond counts as at: the extremes of each step would move with the policy.
+            add("component/share_at_min", part.value <= 0, component=part.name)
+            add("component/share_at_max", part.value >= 1, component=part.name)
+        for key, value in part.metrics.items():
+            add(f"verifier/{key}", value, component=part.name)
+    add("dropped/loss", not one.in_loss)
+    add("dropped/baseline", not one.in_baseline)
+    add("dropped/reason", 1.0 if one.reason else None, reason=one.reason)
+
+
+def _reward_range(sample: Sample) -> tuple[float, float]:
+    """The least and the most that components on [0, 1] can add up to."""
+    weights = [check.weight for check in sample.checks]
+    scale = (sum(weights) if sample.normalize else 0.0) or 1.0
+    return sum(min(w, 0.0) for w in weights) / scale, sum(max(w, 0.0) for w in weights) / scale
+
+
+def _add_response(values: _Values, one: Scored, words: Sequence[str]) -> None:
+    add, outcome, correct = values.add, one.outcome, one.verdict.correct
+    text = outcome.text.lower()
+    counts = {word: text.count(word) for word in words}
+    reflective = any(counts.values())
+    for split in ("",) if correct is None else ("", "_correct" if correct else "_wrong"):
+        add(f"completions/length{split}", outcome.num_tokens)
+        add(f"completions/clipped_ratio{split}", outcome.truncated)
+        add(f"reflection/ratio{split}", reflective)
+    add("reflection/correct_with" if reflective else "reflection/correct_without", correct)
+    for word, count in counts.items():
+        add("reflection/word", count, word=word)
+    add("prompts/length", one.prompt_tokens)
+    add("episode/turns", outcome.num_turns)
+    for ending in get_args(Ending):
+        add("ending", outcome.ending == ending, ending=ending)
+    for call in outcome.calls:
+        add("tools/ok", call.ok, tool=call.name)
+
+
+def _add_group(values: _Values, group: Sequence[Verdict]) -> None:
+    """`group`: the verdicts that one baseline is formed over."""
+    rewards = [verdict.reward for verdict in group if verdict.reward is not None]
+    values.add("reward_std", Metric.of("reward", rewards).std)
+    values.add("frac_reward_zero_std", max(rewards) - min(rewards) <= NO_SPREAD)
+    parts: dict[str, list[float]] = defaultdict(list)
+    for part in (part for verdict in group for part in verdict.components if part.value is not None):
+        parts[part.name].append(part.value or 0.0)
+    for name, seen in parts.items():
+        values.add("component_std", Metric.of(name, seen).std, component=name)
