@@ -25,10 +25,14 @@ def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "checkpoints" / f"step-{step:06d}" / "model" / "model.safetensors")
 
 
-def rewards(run_dir: Path) -> dict[int, float]:
+def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
+    """Everything about the rollouts that a curve would show, by metric and source."""
     with Store(run_dir, readonly=True) as store:
-        points = store.series("completions/length")
-    return {(p.step, p.source): p.mean for p in points}  # type: ignore[misc, return-value]
+        return {
+            f"{name} {source}": [(p.step, p.mean) for p in points]
+            for name in ("reward", "completions/length", "entropy", "sampling/sampling_logp_difference")
+            for (source,), points in store.series(name).items()
+        }
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -54,7 +58,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(recipe_file: Pat
     assert checkpoint.latest(tmp_path / "cut").name == "step-000004"
     train(recipe, tmp_path / "cut", resume=True)
     assert same(weights(tmp_path / "whole", 6), weights(tmp_path / "cut", 6))
-    assert rewards(tmp_path / "whole") == rewards(tmp_path / "cut")
+    assert curves(tmp_path / "whole") == curves(tmp_path / "cut")
+    assert len(next(iter(curves(tmp_path / "whole").values()))) == 6
     assert not same(weights(tmp_path / "whole", 6), weights(tmp_path / "whole", 4)), "the run must move the weights"
 
 
