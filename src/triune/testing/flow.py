@@ -1,7 +1,7 @@
 """A toy image generator: flow matching in the plane with classifier-free guidance, trained on its denoising steps.
 
 It shows that a denoiser needs nothing of the core that a language model does not: every stochastic step is a decision
-with a Gaussian log-prob (Flow-GRPO, Liu et al. 2025, section 4.2), and guidance and noise are part of the recorded rule.
+with a Gaussian log-prob (Flow-GRPO, Liu et al. 2025), and guidance and noise are part of the recorded rule.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class FlowRollouts(Frozen):
 def sde_step(
     x: Tensor, velocity: Tensor, time: Tensor, level: float, noise: str | None
 ) -> tuple[Tensor, Tensor]:
-    """Mean [n, 2] and std [n, 1] of one step of the SDE that has the flow's marginals (Flow-GRPO, eq. 9).
+    """Mean [n, 2] and std [n, 1] of one step of the SDE that has the flow's marginals (Flow-GRPO).
 
     `time` [n, 3]: sigma before and after the step (1 is noise, 0 is data), and the schedule's second sigma, which
     replaces a sigma of 1 where the noise would be infinite. With `constant` noise it is DanceGRPO's step.

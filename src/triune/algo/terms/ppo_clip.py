@@ -20,7 +20,7 @@ LOG_RATIO_BOUND = 20.0
 class PPOClip(TermOptions):
     """max(-A r, -A clip(r, 1 - low, 1 + high)) per decision, r = exp(logp - logp_old) (Schulman et al. 2017, eq. 7).
 
-    With `dual`, a negative advantage costs at most -A * dual (Ye et al. 2020, eq. 5). The log-ratio is clamped to
+    With `dual`, a negative advantage costs at most -A * dual (Ye et al. 2020). The log-ratio is clamped to
     +-20, beyond which there is no gradient; `log_ratio_abs` reports it unclamped.
     """
 
