@@ -22,15 +22,15 @@ class Turn:
     """An environment's answer to one turn of the policy; without an observation the episode is over (`ending`).
 
     `events` are (name, value) rewards for this turn and sit on its last token. `calls` are the tool calls it made, for
-    verifiers to read. `forced` is text that the harness puts at the start of the policy's next turn: decisions that
-    nobody sampled, never trained by RL.
+    verifiers to read. `prefill` is text that the harness puts at the start of the policy's next turn, after the
+    observation ("now answer: "): forced decisions, sampled by nobody and never trained by RL.
     """
 
     observation: Observation | None = None
     events: tuple[tuple[str, float], ...] = ()
     calls: tuple[Call, ...] = ()
     ending: Ending = "answered"
-    forced: str = ""
+    prefill: str = ""
 
 
 class Environment(Protocol):

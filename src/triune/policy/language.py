@@ -196,7 +196,9 @@ class LanguageFamily:
         images = [medium.image() for medium in sample.media]
         text = self.chat.prompt(sample.messages)
         given = self.processor(text=[text], images=[images], return_tensors="pt", add_special_tokens=False)
-        tree = Tree(segment.ids, (), self.positions(segment.ids, [s.sha256 for s in segment.seen]), ())
+        tree = Tree(
+            segment.ids, (), self.positions(segment.ids, [s.sha256 for s in segment.seen], sample.id), ()
+        )
         rows = pack([tree], self.pad_id).to(self.device)
         embeds = self.inputs(rows.ids, [[s.sha256 for s in segment.seen]], [sample.id])
         mine = self.head(self.forward(embeds, rows.positions, rows.mask(embeds.dtype))[0, -1])
@@ -242,7 +244,7 @@ class LanguageFamily:
 
     def _tree(self, trajectories: Sequence[Trajectory]) -> Tree:
         prefix, media = _prefix(trajectories[0])
-        size, places = len(prefix), self.positions(prefix, media)
+        size, places = len(prefix), self.positions(prefix, media, trajectories[0].sample)
         branches, along = [], []
         for trajectory in trajectories:
             ids = np.asarray(trajectory.payload.arrays["ids"], np.int32)
@@ -250,7 +252,7 @@ class LanguageFamily:
             if len(trajectory.payload.media) == len(media):
                 along.append(following(places, len(ids) - size))
             else:
-                along.append(self.positions(ids, trajectory.payload.media)[:, size:])
+                along.append(self.positions(ids, trajectory.payload.media, trajectory.sample)[:, size:])
         return Tree(prefix, tuple(branches), places, tuple(along))
 
     def _layout(
@@ -289,8 +291,13 @@ class LanguageFamily:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
-    def positions(self, ids: NDArray[np.int32], media: Sequence[str]) -> NDArray[np.int64]:
-        """Positions along one root-to-leaf path, [axes, T]: 0..T-1, or the model's multimodal rotary positions."""
+    def positions(self, ids: NDArray[np.int32], media: Sequence[str], owner: str) -> NDArray[np.int64]:
+        """Positions along one root-to-leaf path, [axes, T]: 0..T-1, or the model's multimodal rotary positions.
+
+        Raises MediaMismatch naming the sample `owner` when the placeholders are not its pictures'.
+        """
+        tokens = [self.pictures[sha].tokens for sha in media]
+        check_counts(owner, int((ids == self.image_id).sum()), tokens, tokens)
         index = getattr(self.model.model, "get_rope_index", None)
         if index is None:
             return np.arange(len(ids))[None]
@@ -305,15 +312,14 @@ class LanguageFamily:
     def inputs(self, ids: Tensor, media: Sequence[Sequence[str]], owners: Sequence[str]) -> Tensor:
         """Input embeddings [R, L, width] with every row's visual features in place; checks each row's counts first."""
         features = self.pictures.features([sha for row in media for sha in row])
-        for row, hashes in enumerate(media):
-            placeholders = int((ids[row] == self.image_id).sum())
+        here = ids.to(self.device) == self.image_id
+        for owner, placeholders, hashes in zip(owners, here.sum(1).tolist(), media, strict=True):
             expected = [self.pictures[h].tokens for h in hashes]
-            check_counts(owners[row], placeholders, expected, [len(features[h]) for h in hashes])
+            check_counts(owner, placeholders, expected, [len(features[h]) for h in hashes])
         embeds: Tensor = self.embed(ids.to(self.device))
         chosen = [features[h] for row in media for h in row]
         if chosen:
-            here = (ids.to(self.device) == self.image_id)[..., None]
-            embeds = embeds.masked_scatter(here, torch.cat(chosen).to(embeds.dtype))
+            embeds = embeds.masked_scatter(here[..., None], torch.cat(chosen).to(embeds.dtype))
         return embeds
 
     def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: Any = None) -> Tensor:

@@ -39,8 +39,8 @@ def _score(
 ) -> tuple[Tensor, Tensor]:
     logp = rule_logprobs(head(hidden), rule)
     with torch.set_grad_enabled(entropy and torch.is_grad_enabled()):
-        # entr() rather than -p log p by hand: banned ids have p = 0 and log p = -inf.
-        spread = torch.special.entr(logp.exp()).sum(-1)
+        # Banned ids have p = 0 and log p = -inf: their p log p is 0, and so must its gradient be (entr() gives NaN).
+        spread = -(logp.exp() * logp.masked_fill(logp == float("-inf"), 0.0)).sum(-1)
     return logp.gather(-1, ids[:, None])[:, 0], spread
 
 

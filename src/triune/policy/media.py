@@ -76,7 +76,12 @@ class Pictures:
         return sha256 in self._prepared
 
     def __getitem__(self, sha256: str) -> Prepared:
-        return self._prepared[sha256]
+        known = self._prepared.get(sha256)
+        if known is None:
+            raise DataError(
+                f"picture {sha256[:12]} is not known in this step: begin_step and check its sample first"
+            )
+        return known
 
     def add(self, media: Media, owner: str) -> Prepared:
         """Decodes and prepares a picture unless it is known; raises DataError naming the sample."""
@@ -181,7 +186,7 @@ class Pictures:
         """Pictures whose tensors can be concatenated."""
         alike: dict[tuple[Any, ...], list[str]] = {}
         for sha in hashes:
-            tensors = self._prepared[sha].tensors
+            tensors = self[sha].tensors
             alike.setdefault(tuple((k, tuple(tensors[k].shape[1:])) for k in sorted(tensors)), []).append(sha)
         for same in alike.values():
             for start in range(0, len(same), _BATCH):
@@ -189,7 +194,7 @@ class Pictures:
 
     def _run(self, part: Sequence[str]) -> list[Tensor]:
         device = next(self.model.parameters()).device
-        tensors = [self._prepared[sha].tensors for sha in part]
+        tensors = [self[sha].tensors for sha in part]
         inputs = {k: torch.cat([t[k] for t in tensors]).to(device) for k in tensors[0]}
         states = self.model.model.get_image_features(**inputs, return_dict=True).pooler_output
         if isinstance(states, Tensor):

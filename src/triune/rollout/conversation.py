@@ -91,13 +91,13 @@ class Conversation:
         """The engine's ids, exactly as sampled."""
         self._decide(completion.ids, completion.logps, False, self.turn, version)
 
-    def append_observation(self, segment: Segment, forced: Sequence[int], version: int) -> bool:
-        """Adds text, placeholders and pictures, and the forced start of the next turn; or nothing at all (False) when
-        that would not leave room for at least one more sampled token: the caller then ends the episode."""
-        if len(self.ids) + len(segment.ids) + len(forced) + 1 > self.window:
+    def append_observation(self, segment: Segment, prefill: Sequence[int], version: int) -> bool:
+        """Adds text, placeholders and pictures, and the next turn's forced start; or nothing at all (False) when that
+        would not leave room for at least one more sampled token: the caller then ends the episode."""
+        if len(self.ids) + len(segment.ids) + len(prefill) + 1 > self.window:
             return False
         self._place(segment, TOOL_TEXT, TOOL_IMAGE)
-        self._decide(forced, [float("nan")] * len(forced), True, self.turn + 1, version)
+        self._decide(prefill, [float("nan")] * len(prefill), True, self.turn + 1, version)
         return True
 
     def _place(self, segment: Segment, text: int, picture: int) -> None:

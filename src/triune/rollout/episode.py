@@ -146,8 +146,8 @@ class Conversations:
             return talk.finish("env_error")
         if len(talk.seen) + len(segment.seen) > self.max_images:
             return talk.finish("max_images")
-        forced = self.renderer.encode(turn.forced) if turn.forced else []
-        if not talk.append_observation(segment, forced, demand.version):
+        prefill = self.renderer.encode(turn.prefill) if turn.prefill else []
+        if not talk.append_observation(segment, prefill, demand.version):
             return talk.finish("overlong_total")
         return None
 

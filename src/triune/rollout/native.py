@@ -73,7 +73,7 @@ class NativeEngine:
         i64[A, R]."""
         family = self.family
         longest = max(len(r.ids) for r in requests)
-        places = [family.positions(r.ids, r.media) for r in requests]
+        places = [family.positions(r.ids, r.media, r.owner) for r in requests]
         ids = np.full((len(requests), longest), family.pad_id, np.int64)
         positions = np.zeros((places[0].shape[0], len(requests), longest), np.int64)
         keys = np.zeros((len(requests), longest), np.bool_)

@@ -99,7 +99,7 @@ def hidden(family: LanguageFamily, name: str, *pictures: Any) -> tuple[Tensor, t
     segment = family.prompt(sample(name, *pictures))
     hashes = [s.sha256 for s in segment.seen]
     ids = torch.from_numpy(segment.ids.astype(np.int64))[None]
-    places = torch.from_numpy(family.positions(segment.ids, hashes))[:, None]
+    places = torch.from_numpy(family.positions(segment.ids, hashes, "a"))[:, None]
     with torch.no_grad():
         return family.forward(family.inputs(ids, [hashes], [name]), places, None)[0], segment.starts
 
@@ -123,8 +123,8 @@ def test_positions_of_text_go_on_where_the_prompt_ended(kind: str) -> None:
         segment = family.prompt(one)
         hashes = [s.sha256 for s in segment.seen]
         longer = np.concatenate([segment.ids, np.full(9, family.stop_ids[0], np.int32)])
-        whole = family.positions(longer, hashes)
-        prefix = family.positions(segment.ids, hashes)
+        whole = family.positions(longer, hashes, one.id)
+        prefix = family.positions(segment.ids, hashes, one.id)
         assert (whole == np.concatenate([prefix, following(prefix, 9)], 1)).all()
         assert whole.shape[0] == (3 if kind == "qwen" else 1)
 
