@@ -218,7 +218,7 @@ def test_the_gradient_goes_through_the_branches_that_the_rule_names() -> None:
         family.net.zero_grad()
         logp = family.evaluate(batch).logp
         values.append(logp.detach())
-        (scale * weight * logp).sum().backward()  # type: ignore[no-untyped-call]
+        (scale * weight * logp).sum().backward()
         return torch.cat([p.grad.flatten() for p in family.net.parameters() if p.grad is not None])
 
     values: list[torch.Tensor] = []

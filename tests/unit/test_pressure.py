@@ -163,23 +163,23 @@ class Echo:
 
     def reset(self, sample: Sample, seed: int) -> None:
         assert sample.env is not None
-        self.forced, self.shown = str(sample.env.params["forced"]), False
+        self.prefill, self.shown = str(sample.env.params["prefill"]), False
 
     def step(self, text: str) -> Turn:
         if self.shown:
             return Turn()
         self.shown = True
-        return Turn(Observation(("seen",)), events=(("look", 0.25),), forced=self.forced)
+        return Turn(Observation(("seen",)), events=(("look", 0.25),), prefill=self.prefill)
 
     def close(self) -> None:
         return
 
 
-def converse(*turns: str, forced: str = "") -> tuple[TableFamily, Episode]:
+def converse(*turns: str, prefill: str = "") -> tuple[TableFamily, Episode]:
     family = TableFamily(vocabulary=128)
     talk = Conversations(Letters(), Script(family, *turns), max_tokens=32, max_turns=4)
     one = sample(
-        Check(verifier="env/look"), text="q:", env=EnvSpec(name="test_letters", params={"forced": forced})
+        Check(verifier="env/look"), text="q:", env=EnvSpec(name="test_letters", params={"prefill": prefill})
     )
     return family, talk.generate([one], Demand(1, SamplingRule(), 0, 0, NOW))[0][0]
 
@@ -206,7 +206,7 @@ def test_2_a_turn_is_not_a_message() -> None:
 
 
 def test_3_forced_tokens_inside_a_turn_are_never_in_the_loss() -> None:
-    family, episode = converse("a.", "b.", forced="ZZ")
+    family, episode = converse("a.", "b.", prefill="ZZ")
     one = episode.trajectory
     assert one.decisions.forced.tolist() == [False, False, True, True, False, False]
     assert one.decisions.turn.tolist() == [0, 0, 1, 1, 1, 1]
@@ -218,7 +218,7 @@ def test_3_forced_tokens_inside_a_turn_are_never_in_the_loss() -> None:
     weight = token_weights(batch, credit, "token-mean")
     assert weight.tolist() == [0.25, 0.25, 0.0, 0.0, 0.25, 0.25]
     logp = family.evaluate(batch).logp
-    torch.where(weight > 0, logp * weight, 0.0).sum().backward()  # type: ignore[no-untyped-call]
+    torch.where(weight > 0, logp * weight, 0.0).sum().backward()
     gradient = family.table.weight.grad
     assert gradient is not None
     assert gradient.isfinite().all()
@@ -448,10 +448,10 @@ def test_9_branches_share_a_prefix_and_train_every_token_once() -> None:
     credit = GroupRelative()(batch, Rewards(torch.tensor([1.0, 0.0]).double(), torch.zeros(7)), {})
     assert credit.in_baseline.tolist() == [True, True]
     weight = token_weights(batch, credit, "token-mean")
-    (found * weight).sum().backward()  # type: ignore[no-untyped-call]
+    (found * weight).sum().backward()
     logp = family.table.weight.detach().clone().requires_grad_()
     tree = [(0, 1), (1, 2), (2, 3), (3, 4), (2, 0), (0, 3), (3, 1)]
-    (torch.stack([logp.log_softmax(1)[before, after] for before, after in tree]).sum() / 7).backward()  # type: ignore[no-untyped-call]
+    (torch.stack([logp.log_softmax(1)[before, after] for before, after in tree]).sum() / 7).backward()
     assert logp.grad is not None
     assert family.table.weight.grad is not None
     assert torch.allclose(family.table.weight.grad, logp.grad, atol=1e-6)

@@ -76,8 +76,8 @@ class TableFamily:
                 rows.append(row)
                 turns.append(int(one.decisions.turn[-1]) + 1)
                 lasts.append(int(ids[-1]))
-        ends, row, turn = (torch.tensor(values, dtype=torch.long) for values in (lasts, rows, turns))
-        return Batch.of(trajectories, ends, value_trajectory=row, value_turn=turn)
+        ends, owner, before = (torch.tensor(values, dtype=torch.long) for values in (lasts, rows, turns))
+        return Batch.of(trajectories, ends, value_trajectory=owner, value_turn=before)
 
     def evaluate(
         self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"

@@ -166,7 +166,7 @@ class Learner:
         mine = {name: _cut(view, start, micro.num_decisions, values, len(micro.value_turn)) for name, view in views.items()}
         current = self.family.evaluate(micro, want=self.objective.extras)
         loss = self.objective(micro, current, mine)
-        loss.total.backward()  # type: ignore[no-untyped-call]
+        loss.total.backward()
         metrics = loss.metrics
         gap = (current.logp.detach() - micro.logp_behavior).abs()
         for index, source in enumerate(micro.sources):

@@ -29,7 +29,7 @@ def loss(
     logp = logp.clone().requires_grad_()
     views = {"old": Evaluated(torch.full_like(logp, old).detach())}
     total = Objective(terms)(batch, Evaluated(logp), views).total
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     assert logp.grad is not None
     return float(total.detach()), logp.grad
 
@@ -80,7 +80,7 @@ def test_the_entropy_bonus_pays_for_entropy() -> None:
     entropy = torch.tensor([1.0, 2.0, math.nan], requires_grad=True)
     objective = Objective([{"kind": "entropy", "coef": 0.5}])
     total = objective(batch, Evaluated(torch.zeros(3), entropy), {}).total
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     assert entropy.grad is not None
     assert float(total.detach()) == pytest.approx(-0.75)
     assert entropy.grad.tolist() == [-0.25, -0.25, 0.0]
