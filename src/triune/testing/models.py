@@ -201,7 +201,7 @@ def sample(
     """A sample that shows its pictures with a few words between them, and then asks."""
     content: list[Text | Picture] = []
     for number in range(len(pictures)):
-        content += [Text(text="Which" * (number % 2)), Picture(media=number)]
+        content += [*([Text(text="Which")] if number % 2 else []), Picture(media=number)]
     return Sample(
         id=name, source="tiny", task="tiny", media=pictures, checks=(Check(verifier="answer"),),
         messages=(Message(role="user", content=(*content, Text(text=text))),),
