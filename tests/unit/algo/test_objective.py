@@ -102,6 +102,18 @@ def test_components_share_a_batch_and_nothing_else() -> None:
     assert parts == pytest.approx({"ppo_clip": -1.0, "imitation/imitation": 1.0})
 
 
+def test_sequence_means_count_the_sequences_of_a_component() -> None:
+    rows = [
+        trajectory([1, 2], id="a"),
+        trajectory([1], id="b"),
+        trajectory([1, 2, 3], id="c", forced=True, component="imitation"),
+    ]
+    batch, ones = Batch.of(rows, None), torch.ones(3, dtype=torch.bool)
+    credit = Credit(torch.zeros(6), ones, ones, [""] * 3, torch.zeros(1, dtype=torch.bool))
+    weight = token_weights(batch, credit, "seq-mean-token-mean", placed={"imitation"})
+    assert weight.tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 2, 1 / 3, 1 / 3, 1 / 3])
+
+
 def test_a_component_that_no_term_trains_is_an_error() -> None:
     batch = ready([trajectory([1], component="imitaton")])
     with pytest.raises(RecipeError, match="imitaton"):
