@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from triune.algo.objective import Objective, token_weights, value_weights
+from triune.algo.objective import Objective
 from triune.algo.options import ADVANTAGES
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.algo.weights import token_weights, value_weights
 from triune.testing.table import batch_of, trajectory
 
 VECTORS = json.loads((Path(__file__).parent / "objective_vectors.json").read_text())

@@ -20,7 +20,6 @@ from triune.monitor.store import Store
 from triune.train import checkpoint
 
 
-
 def weights(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(run_dir / "checkpoints" / f"step-{step:06d}" / "model" / "model.safetensors")
 

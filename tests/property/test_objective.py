@@ -15,8 +15,9 @@ from torch import Tensor
 
 from triune.algo.advantage import GroupRelative
 from triune.algo.gae import GeneralisedAdvantage
-from triune.algo.objective import Objective, token_weights
+from triune.algo.objective import Objective
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.algo.weights import token_weights
 from triune.core.schedule import Progress
 from triune.core.trajectory import Trajectory
 from triune.testing.table import TableFamily, batch_of, recipe, scored, trajectory

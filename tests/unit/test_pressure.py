@@ -15,9 +15,9 @@ from torch import Tensor
 
 from triune.algo.advantage import GroupRelative
 from triune.algo.gae import GeneralisedAdvantage
-from triune.algo.objective import token_weights, value_weights
 from triune.algo.options import ADVANTAGES
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.algo.weights import token_weights, value_weights
 from triune.core.sample import Check, EnvSpec, Frame, Message, Sample, Text
 from triune.core.schedule import Linear, Progress, resolve
 from triune.core.trajectory import Group, SamplingRule, Trajectory
@@ -29,7 +29,8 @@ from triune.rollout.engine import Completion, Request
 from triune.rollout.episode import Conversations
 from triune.rollout.generator import Demand, Episode, by_group, run_plan
 from triune.testing.table import TableFamily, recipe, scored, trajectory
-from triune.train.learner import Learner, Report, join, rewards
+from triune.train.batching import join, rewards
+from triune.train.learner import Learner, Report
 from triune.verify.boxes import DYNAMIC_IOU
 from triune.verify.judge import Judge
 from triune.verify.verifier import Context, GroupVerifier, NoParams, Score, Unavailable, Verifier, verifiers

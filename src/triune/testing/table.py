@@ -23,7 +23,7 @@ from triune.core.verdict import Component, Outcome, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.policy.logprob import rule_logprobs
 from triune.policy.options import POLICIES
-from triune.train.learner import rewards
+from triune.train.batching import rewards
 
 
 @POLICIES.register("table")

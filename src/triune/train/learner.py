@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from triune.algo.advantage import Advantage
-from triune.algo.objective import Objective, by_source, token_weights, value_weights
+from triune.algo.objective import Objective
 from triune.algo.options import ADVANTAGES, PolicyGradient
-from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.algo.types import Batch, Credit, Evaluated
+from triune.algo.weights import by_source, token_weights, value_weights
 from triune.core.recipe import Recipe
 from triune.core.schedule import Progress
-from triune.core.verdict import Verdict
 from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.policy.family import Family
+from triune.train.batching import cut, join, per_trajectory, rewards, sorted_by_group, split
 from triune.train.optim import Optimizer
 
 
@@ -67,7 +68,7 @@ class Learner:
             self.follow(recipe)
         self.optimizer.freeze(recipe.train.freeze)
         scored = sorted_by_group(source())
-        parts, minibatches = self.split(scored, recipe.train.minibatches_per_step)
+        parts, minibatches = split(scored, self.family.cost, recipe.train.minibatches_per_step, self.budget)
         micros = [self.family.pack([scored[i].trajectory for i in part]) for part in parts]
         whole = join(micros)
         views = self.views(micros, whole)
@@ -96,29 +97,6 @@ class Learner:
             for o, a, b, why in zip(scored, credit.in_loss, credit.in_baseline, credit.reasons, strict=True)
         ]
         return Report(kept, per_trajectory(whole, credit.advantage), merge(metrics))
-
-    def split(self, scored: Sequence[Scored], minibatches: int) -> tuple[list[list[int]], list[list[int]]]:
-        """Micro-batches (lists of rollout indices) under the token budget, whole groups together where they fit, and
-        which micro-batches form each mini-batch. `scored` is sorted by group."""
-        groups: dict[str, list[int]] = {}
-        for index, one in enumerate(scored):
-            groups.setdefault(one.trajectory.group, []).append(index)
-        keys = list(groups)
-        share = -(-len(keys) // minibatches)
-        parts: list[list[int]] = []
-        plan: list[list[int]] = []
-        for start in range(0, len(keys), share):
-            plan.append([])
-            cost = 0
-            for key in keys[start : start + share]:
-                weight = sum(self.family.cost(scored[i].trajectory) for i in groups[key])
-                if not plan[-1] or cost + weight > self.budget:
-                    plan[-1].append(len(parts))
-                    parts.append([])
-                    cost = 0
-                parts[-1] += groups[key]
-                cost += weight
-        return parts, plan
 
     def views(self, micros: Sequence[Batch], whole: Batch) -> dict[str, Evaluated]:
         """The no-gradient views. An exact engine's behaviour log-probs *are* the old ones: no pass is spent on them."""
@@ -163,7 +141,7 @@ class Learner:
         moved, also engine against learner."""
         start = sum(m.num_decisions for m in micros[:number])
         values = sum(len(m.value_turn) for m in micros[:number])
-        mine = {name: _cut(view, start, micro.num_decisions, values, len(micro.value_turn)) for name, view in views.items()}
+        mine = {name: cut(view, start, micro.num_decisions, values, len(micro.value_turn)) for name, view in views.items()}
         current = self.family.evaluate(micro, want=self.objective.extras)
         loss = self.objective(micro, current, mine)
         loss.total.backward()
@@ -183,74 +161,3 @@ class Learner:
     def restore(self, state: Mapping[str, object]) -> None:
         self.optimizer.adamw.load_state_dict(state["adamw"])  # type: ignore[arg-type]
         self.optimizer.skipped = int(state["skipped"])  # type: ignore[call-overload]
-
-
-def sorted_by_group(scored: Sequence[Scored]) -> list[Scored]:
-    """Stable order with each group's rollouts together."""
-    groups: dict[str, list[Scored]] = {}
-    for one in scored:
-        groups.setdefault(one.trajectory.group, []).append(one)
-    return [one for many in groups.values() for one in many]
-
-
-def rewards(batch: Batch, verdicts: Sequence[Verdict]) -> Rewards:
-    """Totals (NaN where the judge abstained) and their placement: events at their decisions, the rest at the end.
-
-    Events index the episode's decisions: a fragment or a branch takes those that fall on decisions it owns, and only
-    the row that the episode ends in takes the rest.
-    """
-    placed = torch.zeros(batch.num_decisions, dtype=torch.float64)
-    total = torch.full((len(verdicts),), float("nan"), dtype=torch.float64)
-    start = 0
-    for index, (trajectory, verdict) in enumerate(zip(batch.trajectories, verdicts, strict=True)):
-        size, before = len(trajectory.decisions), trajectory.step_offset + trajectory.fork
-        if verdict.reward is not None:
-            total[index] = verdict.reward
-            scale = sum(c.weight for c in verdict.components) if verdict.normalized else 1.0
-            rest = verdict.reward
-            for part in verdict.components:
-                for event in part.events if not part.gated else ():
-                    value = part.weight * (event.value or 0.0) / scale
-                    rest -= value
-                    if 0 <= event.decision - before < size:
-                        placed[start + event.decision - before] += value
-            sampled = torch.nonzero(batch.sampled[start : start + size])[:, 0]
-            # An episode may end on forced tokens; its reward sits on the last one it chose.
-            if len(sampled) and (trajectory.terminated or trajectory.truncated):
-                placed[start + int(sampled[-1])] += rest
-        start += size
-    return Rewards(total, placed.float())
-
-
-def join(micros: Sequence[Batch]) -> Batch:
-    """One batch of flat vectors over all micro-batches, without payload."""
-    offset = 0
-    trajectories, value_trajectory = [], []
-    for micro in micros:
-        trajectories += list(micro.trajectories)
-        value_trajectory.append(micro.value_trajectory + offset)
-        offset += len(micro.trajectories)
-    return Batch.of(
-        trajectories,
-        None,
-        value_trajectory=torch.cat(value_trajectory),
-        value_turn=torch.cat([micro.value_turn for micro in micros]),
-    )
-
-
-def per_trajectory(batch: Batch, advantage: Tensor) -> list[float]:
-    """The mean advantage of each trajectory's sampled decisions, for people to look at."""
-    ones = batch.sampled.float()
-    sums = torch.zeros(len(batch.trajectories)).index_add(0, batch.trajectory, advantage * ones)
-    counts = torch.zeros(len(batch.trajectories)).index_add(0, batch.trajectory, ones)
-    return (sums / counts.clamp(min=1)).tolist()
-
-
-def _cut(view: Evaluated, start: int, size: int, first_value: int, num_values: int) -> Evaluated:
-    kept = {f.name: getattr(view, f.name) for f in fields(view)}
-    kept["logp"] = view.logp[start : start + size]
-    if view.entropy is not None:
-        kept["entropy"] = view.entropy[start : start + size]
-    if view.value is not None:
-        kept["value"] = view.value[first_value : first_value + num_values]
-    return Evaluated(**kept)

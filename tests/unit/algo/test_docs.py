@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from triune.algo.objective import Objective, token_weights
+from triune.algo.objective import Objective
 from triune.algo.options import ADVANTAGES, TERMS, Options
 from triune.algo.types import Evaluated
+from triune.algo.weights import token_weights
 from triune.testing.table import batch_of, trajectory
 
 ROOT = Path(__file__).parents[3]

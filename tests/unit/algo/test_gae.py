@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from triune.algo.gae import GeneralisedAdvantage
-from triune.algo.objective import value_weights
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.algo.weights import value_weights
 from triune.core.trajectory import Trajectory
 from triune.testing.table import trajectory
 

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from triune.algo.objective import Objective, token_weights
+from triune.algo.objective import Objective
 from triune.algo.types import Batch, Credit, Evaluated
+from triune.algo.weights import token_weights
 from triune.core.errors import RecipeError
 from triune.core.trajectory import Trajectory
 from triune.testing.table import trajectory

@@ -14,7 +14,8 @@ from triune.core.trajectory import Trajectory
 from triune.core.verdict import Component, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.testing.table import TableFamily, batch_of, recipe, scored, trajectory
-from triune.train.learner import Learner, Report, rewards, sorted_by_group
+from triune.train.batching import rewards, sorted_by_group, split
+from triune.train.learner import Learner, Report
 
 FIRST = Progress(step=1, total_steps=10)
 
@@ -76,7 +77,7 @@ def test_groups_stay_whole_under_the_budget() -> None:
         1: [[0, 1], [2, 3], [4, 5], [*range(6, 14)]],
     }.items():
         learner.budget = budget
-        parts, minibatches = learner.split(rows, 1)
+        parts, minibatches = split(rows, learner.family.cost, 1, learner.budget)
         assert parts == expected
         assert minibatches == [[*range(len(parts))]]
 
@@ -84,7 +85,7 @@ def test_groups_stay_whole_under_the_budget() -> None:
 def test_mini_batches_hold_whole_groups_and_every_rollout_once() -> None:
     rows = sorted_by_group([one for name in "abcd" for one in group(name, [0, 1])])
     learner, _ = run(rows, token_budget=8)
-    parts, minibatches = learner.split(rows, 2)
+    parts, minibatches = split(rows, learner.family.cost, 2, learner.budget)
     assert minibatches == [[0, 1], [2, 3]]
     assert [[i for m in mine for i in parts[m]] for mine in minibatches] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 

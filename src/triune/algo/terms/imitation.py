@@ -8,9 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
-from triune.algo.objective import TermResult, by_source
+from triune.algo.objective import TermResult
 from triune.algo.options import TERMS, TermOptions
 from triune.algo.types import Batch, Evaluated
+from triune.algo.weights import by_source
 
 
 @TERMS.register("imitation")

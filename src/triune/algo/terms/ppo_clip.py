@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from triune.algo.objective import TermResult, by_source
+from triune.algo.objective import TermResult
 from triune.algo.options import TERMS, TermOptions
 from triune.algo.types import Batch, Evaluated
+from triune.algo.weights import by_source
 
 # exp() of a log-ratio beyond this overflows or means nothing; the unclamped maximum is reported.
 LOG_RATIO_BOUND = 20.0
