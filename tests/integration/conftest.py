@@ -32,7 +32,10 @@ def recipe_file(tmp_path: Path, untaught: Path) -> Path:
     recipe = {
         "name": "small",
         "seed": 3,
-        "data": {"sources": [{"name": "embedded/counting/*"}, {"name": "embedded/grounding/*"}], "heldout_per_source": 2},
+        "data": {
+            "sources": [{"name": "embedded/counting/*"}, {"name": "embedded/grounding/*"}],
+            "heldout_per_source": 2,
+        },
         "policy": {"kind": "language", "path": str(untaught), "attention": "eager"},
         "rollout": {"kind": "native", "max_tokens": 8},
         "algo": {"kind": "policy_gradient"},

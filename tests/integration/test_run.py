@@ -59,7 +59,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(recipe_file: Pat
     assert same(weights(tmp_path / "whole", 6), weights(tmp_path / "cut", 6))
     assert curves(tmp_path / "whole") == curves(tmp_path / "cut")
     assert len(next(iter(curves(tmp_path / "whole").values()))) == 6
-    assert not same(weights(tmp_path / "whole", 6), weights(tmp_path / "whole", 4)), "the run must move the weights"
+    assert not same(weights(tmp_path / "whole", 6), weights(tmp_path / "whole", 4)), (
+        "the run must move the weights"
+    )
 
 
 def test_frozen_modules_do_not_move(recipe_file: Path, tmp_path: Path):

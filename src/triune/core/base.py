@@ -24,7 +24,7 @@ class Frozen(BaseModel):
 
     def __eq__(self, other: object) -> bool:
         # Arrays have no single truth value, so equality compares the JSON form (bit-exact for arrays).
-        return type(self) is type(other) and self.model_dump_json() == other.model_dump_json()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.model_dump_json() == other.model_dump_json()
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())

@@ -62,7 +62,9 @@ class Media(Frozen):
         except OSError as error:
             raise DataError(f"media {self.uri!r} cannot be read: {error}") from error
         if hashlib.sha256(data).hexdigest() != self.sha256:
-            raise DataError(f"media {self.uri!r} changed since it was hashed; rebuild the data or restore the file")
+            raise DataError(
+                f"media {self.uri!r} changed since it was hashed; rebuild the data or restore the file"
+            )
         return data
 
     def image(self) -> Image.Image:

@@ -118,11 +118,11 @@ class Stage(Frozen):
 
     until: float = Field(gt=0, le=1, description="fraction of the run (inclusive) that this stage ends at")
     overrides: dict[str, JsonValue] = Field(
-        description="dotted keys under algo, rollout, judge or train.optimizer"
+        description="dotted keys under algo or train.optimizer, rollout.temperature, train.freeze"
     )
 
 
-STAGED = ("algo.", "rollout.", "judge.", "train.optimizer.", "train.freeze")
+STAGED = ("algo.", "rollout.temperature", "train.optimizer.", "train.freeze")
 """What may change while a run goes on. Data order, batch sizes and the policy's shape may not: resuming depends on them."""
 
 

@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from triune.core.base import Frozen
 from triune.core.media import Media
-from triune.core.schedule import Schedule
+from triune.core.schedule import Progress, Schedule, resolve
 
 Frame = Literal["pixels_original", "pixels_processed", "unit", "per_mille"]
 """Coordinate frame of boxes and points: half-open, continuous (x1, y1, x2, y2); per_mille is 0..1000 of the image."""
@@ -102,8 +102,14 @@ class Sample(Frozen):
             raise ValueError(f"sample {self.id!r}: two checks share a name in {names}; give them a `name`")
         for check in self.checks:
             if check.gate is not None and (check.gate not in names or check.gate == check.name):
-                raise ValueError(f"sample {self.id!r}: check {check.name!r} is gated by unknown check {check.gate!r}")
+                raise ValueError(
+                    f"sample {self.id!r}: check {check.name!r} is gated by unknown check {check.gate!r}"
+                )
         return self
+
+    def resolved(self, progress: Progress) -> dict[str, float]:
+        """What the checks' schedules say at this progress, by `check.parameter`: recorded with every trajectory."""
+        return {f"{c.name}.{key}": resolve(s, progress) for c in self.checks for key, s in c.schedule.items()}
 
 
 __all__ = ["Block", "Check", "EnvSpec", "Frame", "Media", "Message", "Picture", "Sample", "Text"]

@@ -92,7 +92,9 @@ class Component(Frozen):
     @model_validator(mode="after")
     def _honest(self) -> Component:
         if (self.value is None) != (self.status not in SCORED):
-            raise ValueError(f"check {self.name!r}: status {self.status!r} does not go with value {self.value!r}")
+            raise ValueError(
+                f"check {self.name!r}: status {self.status!r} does not go with value {self.value!r}"
+            )
         return self
 
 

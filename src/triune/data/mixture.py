@@ -60,7 +60,14 @@ class Mixture:
         if step < 1:
             raise ValueError(f"steps count from 1, got {step}")
         start = (step - 1) * self.prompts_per_step
-        return [self.draw(start + i) for i in range(self.prompts_per_step)]
+        drawn = [self.draw(start + i) for i in range(self.prompts_per_step)]
+        # A small source may come round twice in one step: the second time is a group, and seeds, of its own.
+        seen: Counter[str] = Counter()
+        for i, sample in enumerate(drawn):
+            seen[sample.id] += 1
+            if seen[sample.id] > 1:
+                drawn[i] = sample.model_copy(update={"id": f"{sample.id}~{seen[sample.id]}"})
+        return drawn
 
     def draw(self, number: int) -> Sample:
         """Draw number `number`, counted from 0."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from triune.core.recipe import REFLECTION_WORDS
 from triune.monitor.metric import Metric, Scored, merge
 from triune.monitor.sinks import SINKS, Rewindable, RolloutSink, Run, Sink, Speaking
 from triune.monitor.sinks.store import StoreSink
-from triune.monitor.source import REFLECTION_WORDS, rollout_metrics
+from triune.monitor.source import rollout_metrics
 from triune.monitor.store import Event, Store
 
 

@@ -43,7 +43,9 @@ class Family(Protocol):
         """Lays trajectories out for `evaluate`; decisions keep the order of the trajectories."""
         ...
 
-    def evaluate(self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current") -> Evaluated:
+    def evaluate(
+        self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"
+    ) -> Evaluated:
         """Log-probs of a view's decisions under the recorded rules, and the extras in `want`."""
         ...
 

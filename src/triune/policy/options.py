@@ -18,11 +18,14 @@ class LanguageOptions(Frozen):
     """A Hugging Face vision-language model, through transformers. `path: nano` is the embedded one."""
 
     kind: Literal["language"] = "language"
-    path: str = Field("nano", description="nano, or a directory or hub id in Hugging Face layout (safetensors only)")
+    path: str = Field(
+        "nano", description="nano, or a directory or hub id in Hugging Face layout (safetensors only)"
+    )
     frame: Frame = Field("pixels_processed", description="coordinate frame in which this model writes boxes")
     window: int = Field(0, ge=0, description="longest prompt + response in tokens; 0: the model's own limit")
     layout: Literal["auto", "shared", "padded"] = Field(
-        "auto", description="training rows: the prompt once per group, one row per rollout, or what costs less"
+        "auto",
+        description="training rows: the prompt once per group, one row per rollout, or what costs less",
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the model")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention kernel of transformers")

@@ -91,7 +91,7 @@ class Conversations:
                 for live in row:
                     live.close()
         return [
-            [live.talk.episode(rank, demand.rule, live.seed, self.renderer) for rank, live in enumerate(row)]
+            [live.talk.episode(rank, demand, live.seed, self.renderer) for rank, live in enumerate(row)]
             for row in rows
         ]
 

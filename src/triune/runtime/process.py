@@ -55,7 +55,9 @@ class Clock:
 
     def metrics(self) -> list[Metric]:
         out = [scalar("seconds", seconds, phase=phase) for phase, seconds, _ in self._phases]
-        out += [scalar("tokens_per_second", n / s, phase=phase) for phase, s, n in self._phases if n and s > 0]
+        out += [
+            scalar("tokens_per_second", n / s, phase=phase) for phase, s, n in self._phases if n and s > 0
+        ]
         out.append(scalar("seconds", sum(s for _, s, _ in self._phases), phase="step"))
         out.append(scalar("peak_rss_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
         return out

@@ -59,7 +59,9 @@ class Learner:
         """Takes over the recipe's algorithm, which a stage may have changed."""
         assert isinstance(recipe.algo, PolicyGradient)
         self.algo = recipe.algo
-        self.advantage: Advantage = ADVANTAGES[self.algo.advantage["kind"]].model_validate(self.algo.advantage)
+        self.advantage: Advantage = ADVANTAGES[self.algo.advantage["kind"]].model_validate(
+            self.algo.advantage
+        )
         self.objective = Objective(self.algo.terms)
         self.objective.check(self.family.provides, self.advantage.needs)
 
@@ -106,7 +108,9 @@ class Learner:
         with torch.no_grad():
             seen = [self.family.evaluate(micro, want=want) for micro in micros]
         values = [e.value for e in seen if e.value is not None]
-        return {"old": Evaluated(torch.cat([e.logp for e in seen]), value=torch.cat(values) if values else None)}
+        return {
+            "old": Evaluated(torch.cat([e.logp for e in seen]), value=torch.cat(values) if values else None)
+        }
 
     def drop(self, scored: Sequence[Scored], credit: Credit) -> None:
         """Takes truncated rollouts out of the loss where the recipe asks for it; they stay in the baseline."""
@@ -123,7 +127,12 @@ class Learner:
         return decisions, value_weights(whole, credit, chosen)
 
     def assign(
-        self, micro: Batch, number: int, micros: Sequence[Batch], weights: tuple[Tensor, Tensor], credit: Credit
+        self,
+        micro: Batch,
+        number: int,
+        micros: Sequence[Batch],
+        weights: tuple[Tensor, Tensor],
+        credit: Credit,
     ) -> None:
         """Cuts this micro-batch's part out of the step's vectors."""
         start = sum(m.num_decisions for m in micros[:number])
@@ -141,7 +150,10 @@ class Learner:
         moved, also engine against learner."""
         start = sum(m.num_decisions for m in micros[:number])
         values = sum(len(m.value_turn) for m in micros[:number])
-        mine = {name: cut(view, start, micro.num_decisions, values, len(micro.value_turn)) for name, view in views.items()}
+        mine = {
+            name: cut(view, start, micro.num_decisions, values, len(micro.value_turn))
+            for name, view in views.items()
+        }
         current = self.family.evaluate(micro, want=self.objective.extras)
         loss = self.objective(micro, current, mine)
         loss.total.backward()
@@ -150,7 +162,9 @@ class Learner:
         for index, source in enumerate(micro.sources):
             live = micro.sampled & (micro.source == index)
             if first and bool(live.any()):
-                metrics.append(Metric.of("sampling/sampling_logp_difference", gap[live].tolist(), source=source))
+                metrics.append(
+                    Metric.of("sampling/sampling_logp_difference", gap[live].tolist(), source=source)
+                )
             if current.entropy is not None and bool(live.any()):
                 metrics.append(Metric.of("entropy", current.entropy.detach()[live].tolist(), source=source))
         return metrics, loss.parts

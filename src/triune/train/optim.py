@@ -49,7 +49,9 @@ class Optimizer:
         if all(group["name"] in names for group in self.adamw.param_groups):
             raise RecipeError("every module is frozen: nothing would be trained")
 
-    def step(self, spec: OptimizerSpec, step: int, total_steps: int) -> tuple[dict[str, float], dict[str, float]]:
+    def step(
+        self, spec: OptimizerSpec, step: int, total_steps: int
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """One update at the schedule's rate; returns gradient norms (with `all`) and rates of what is not frozen.
 
         A non-finite gradient changes nothing and is counted in `skipped`.

@@ -37,7 +37,7 @@ def test_no_sample_repeats_within_an_epoch_and_epochs_differ(numbers: Any) -> No
 
 def test_an_epoch_may_end_inside_a_batch(numbers: Any) -> None:
     mixture = Mixture([(numbers("a", 7), 1.0)], 0, 5)
-    drawn = [id for step in range(1, 8) for id in ids(mixture, step)]
+    drawn = [id.split("~")[0] for step in range(1, 8) for id in ids(mixture, step)]
     assert all(len(set(drawn[start : start + 7])) == 7 for start in range(0, 35, 7))
 
 
@@ -81,3 +81,12 @@ def test_steps_count_from_one(numbers: Any) -> None:
 def test_epoch_size(numbers: Any) -> None:
     assert Mixture([(numbers("a", 3), 1.0), (numbers("b", 4), 1.0)], 0).samples_per_epoch == 7
     assert Mixture([(numbers("a", 3), 1.0), (numbers("b", None), 1.0)], 0).samples_per_epoch is None
+
+
+def test_a_sample_drawn_twice_in_one_step_is_two_prompts(numbers: Any) -> None:
+    mixture = Mixture([(numbers("a", 3), 1.0)], 0, 7)
+    drawn = mixture.batch(1)
+    assert len({sample.id for sample in drawn}) == 7, (
+        "or both draws would share a group and their rollouts' seeds"
+    )
+    assert len({sample.id.split("~")[0] for sample in drawn}) == 3

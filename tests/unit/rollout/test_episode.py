@@ -298,7 +298,7 @@ def test_an_observation_that_no_turn_follows_is_cut() -> None:
         talk._decide([7, 8], [-1.0, -1.0], False, 0, 0)
         segment = family.observation(Observation(("o", picture(seed=seed))), "a")
         assert talk.append_observation(segment, [], 0)
-    one = talk.episode(0, demand().rule, 0, family).trajectory
+    one = talk.episode(0, demand(), 0, family).trajectory
     assert one.payload.arrays["ids"][-2:].tolist() == [7, 8]
     assert one.payload.media == (picture(seed=1).sha256,)
     assert len(one.payload.arrays["origin"]) == len(one.payload.arrays["ids"])

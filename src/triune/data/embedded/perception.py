@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from pydantic import JsonValue
 
 from triune.core.sample import Check
 from triune.core.schedule import Steps
@@ -28,7 +29,7 @@ def _box_ask(source: str, question: str, thing: Thing) -> Ask:
 
 def _detect_ask(source: str, question: str, found: list[Thing], label: str) -> Ask:
     found = sorted(found, key=lambda t: (t.box[0], t.box[1]))  # left to right: a sequence that can be learnt
-    truth = {"boxes": [list(t.box) for t in found], "labels": [label] * len(found)}
+    truth: JsonValue = {"boxes": [list(t.box) for t in found], "labels": [label] * len(found)}
     checks = (
         Check(
             verifier="detection",

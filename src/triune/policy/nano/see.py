@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import Idefics3ForConditionalGeneration
 
 from triune.data.embedded import draw_scene
 from triune.data.embedded.canvas import COLOURS, SHAPES, SIZE, Ask, Thing
@@ -47,7 +48,10 @@ class Pool:
     asks: list[list[Ask]]
 
 
-def patch_truth(things: list[Thing]) -> tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.float32]]:
+PatchTruth = tuple[NDArray[np.int8], NDArray[np.int8], NDArray[np.float32]]
+
+
+def patch_truth(things: list[Thing]) -> PatchTruth:
     """Per patch: the class and colour of the thing that covers most of it (at least a quarter), and its box."""
     low = np.arange(GRID) * PATCH
     best = np.full((GRID, GRID), PATCH * PATCH / 4 - 1)
@@ -67,7 +71,7 @@ def patch_truth(things: list[Thing]) -> tuple[NDArray[np.int8], NDArray[np.int8]
 
 def _draw(
     job: tuple[str, int, int],
-) -> tuple[NDArray[np.uint8], list[tuple[NDArray, NDArray, NDArray]], list[list[Ask]]]:
+) -> tuple[NDArray[np.uint8], list[PatchTruth], list[list[Ask]]]:
     kind, start, stop = job
     scenes = [draw_scene(kind, _POOL_SEED, "train", index) for index in range(start, stop)]
     return (
@@ -109,7 +113,8 @@ class Heads(nn.Module):
         self.linear = nn.Linear(width, sum(self.sizes))
 
     def forward(self, states: Tensor) -> tuple[Tensor, ...]:
-        return self.linear(states).split(self.sizes, -1)
+        parts: tuple[Tensor, ...] = self.linear(states).split(self.sizes, -1)
+        return parts
 
 
 def dense_loss(heads: Heads, states: Tensor, pool: Pool, rows: NDArray[np.int64]) -> tuple[Tensor, float]:
@@ -133,7 +138,7 @@ def dense_loss(heads: Heads, states: Tensor, pool: Pool, rows: NDArray[np.int64]
 
 
 def teach_to_see(
-    model: nn.Module,
+    model: Idefics3ForConditionalGeneration,
     pool: Pool,
     *,
     steps: int,
