@@ -1,14 +1,12 @@
 """The `language` family: vision-language models of transformers, tokens as decisions.
 
-This is the one module that knows transformers' models. It renders prompts and observations to ids, computes visual
+With `vlm.py` this is what knows transformers' models. It renders prompts and observations to ids, computes visual
 features, lays trajectories out with a shared prefix, and scores them under the sampling rules they were drawn by.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.utils import logging as transformers_logging
 
 from triune.algo.types import Batch, Evaluated
-from triune.core.errors import MediaMismatch, ParityError, RecipeError, WindowExceeded
+from triune.core.errors import MediaMismatch, ParityError, WindowExceeded
 from triune.core.sample import Media, Sample
 from triune.core.trajectory import SamplingRule, Trajectory
 from triune.envs import Observation
+from triune.policy import vlm
 from triune.policy.chat import Chat
 from triune.policy.logprob import chosen_logprobs
 from triune.policy.media import Pictures, check_counts
@@ -32,9 +29,6 @@ from triune.policy.options import LanguageOptions
 from triune.policy.packing import Rows, Tree, choose_parts, pack
 from triune.rollout.conversation import Segment
 
-_MODALITY = re.compile(r"image|img|video|vision|audio|row_\d+_col_\d+", re.IGNORECASE)
-_VISION = ("vision_model", "visual", "vision_tower")
-_CONNECTOR = ("connector", "multi_modal_projector", "modality_projection")
 _OWN_FORWARD = {torch.float32: 1e-3, torch.bfloat16: 0.5}
 """Largest gap in log-prob to the model's own forward pass, by arithmetic: rounding, not another computation."""
 
@@ -70,19 +64,14 @@ class LanguageFamily:
         self.decoder = model.get_decoder()
         self.embed: nn.Module = model.get_input_embeddings()
         self.head: nn.Linear = model.get_output_embeddings()
-        self.image_id = int(_first(model.config, "image_token_id", "image_token_index"))
+        self.image_id = vlm.image_id(model.config)
         self.frame = options.frame
-        text = model.config.get_text_config()
-        self.width = int(text.hidden_size)
-        limit = int(getattr(text, "max_position_embeddings", 0) or 0)
-        self.window = min(options.window or limit, limit or options.window)
-        if not self.window:
-            raise RecipeError("the model declares no window; set policy.window")
-        _check_attention(text, self.window)
+        self.width = int(model.config.get_text_config().hidden_size)
+        self.window = vlm.window(model, options.window)
         self.pad_id = int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0)
-        self.stop_ids: tuple[int, ...] = self._stop_ids()
-        self.banned: tuple[int, ...] = self._banned()
-        self._parts, connector = _parts(model, self.decoder, self.head)
+        self.stop_ids = vlm.stop_ids(model, self.tokenizer)
+        self.banned = vlm.unsayable(model, self.tokenizer, self.pad_id)
+        self._parts, connector = vlm.parts(model)
         self.pictures = Pictures(model, processor, self.image_id, connector)
         self.chat = Chat(processor, self.tokenizer.convert_ids_to_tokens(list(self.stop_ids)))
         self._prompts: dict[str, tuple[Sample, Segment]] = {}
@@ -90,54 +79,8 @@ class LanguageFamily:
 
     @classmethod
     def from_pretrained(cls, options: LanguageOptions) -> LanguageFamily:
-        """Loads safetensors weights; raises RecipeError for a missing path, other formats, or undeclared code."""
-        from triune.policy.nano import WEIGHTS
-
-        path = str(WEIGHTS) if options.path == "nano" else options.path
-        code = {"trust_remote_code": options.trust_remote_code}
-        try:
-            with _quiet():
-                processor = AutoProcessor.from_pretrained(path, **code)
-                model = AutoModelForImageTextToText.from_pretrained(
-                    path,
-                    # Pickled weights can run code when they are opened.
-                    use_safetensors=True,
-                    dtype=getattr(torch, options.dtype),
-                    attn_implementation=options.attention,
-                    **code,
-                )
-        except (OSError, ValueError, ImportError, AttributeError) as error:
-            hint = ""
-            if "torchvision" in str(error) or isinstance(error, AttributeError):
-                hint = ". Its processor needs torchvision: pip install torchvision"
-            elif not options.trust_remote_code and "trust_remote_code" in str(error):
-                hint = ". Set policy.trust_remote_code only for a checkpoint whose code you have read"
-            raise RecipeError(f"policy.path {options.path!r} cannot be loaded: {error}{hint}") from error
-        return cls(model, processor, options)
-
-    # -- what the policy may say -------------------------------------------------------------------------------
-
-    def _stop_ids(self) -> tuple[int, ...]:
-        declared = self.model.generation_config.eos_token_id
-        ids = [declared] if isinstance(declared, int) else list(declared or [])
-        if self.tokenizer.eos_token_id is not None:
-            ids.append(self.tokenizer.eos_token_id)
-        return tuple(sorted(set(ids)))
-
-    def _banned(self) -> tuple[int, ...]:
-        """Every modality token, padding, and the ids that are nobody's token and only round up the matrix."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        tags = {
-            i for i, t in added if _MODALITY.search(t.content) and (t.special or t.content.startswith("<"))
-        }
-        config = self.model.config
-        named = (
-            getattr(config, n) for n in config.to_dict() if n.endswith("_token_id") and _MODALITY.search(n)
-        )
-        tags |= {int(i) for i in named if isinstance(i, int)}
-        tags |= {self.image_id, self.pad_id} - set(self.stop_ids)
-        tags |= set(range(self.head.weight.shape[0])) - set(self.tokenizer.get_vocab().values())
-        return tuple(sorted(tags))
+        """Raises RecipeError for a missing path, weights that are not safetensors, or undeclared code."""
+        return cls(*vlm.load(options), options)
 
     # -- rendering ---------------------------------------------------------------------------------------------
 
@@ -215,10 +158,12 @@ class LanguageFamily:
     def begin_step(self, samples: Sequence[Sample]) -> None:
         self._prompts.clear()
         hashes = [m.sha256 for sample in samples for m in sample.media]
-        if _trains(self._parts["vision"]):
+        if vlm.trains(self._parts["vision"]):
             self.pictures.begin_step(hashes, "tower")
         else:
-            self.pictures.begin_step(hashes, "connector" if _trains(self._parts["connector"]) else "nothing")
+            self.pictures.begin_step(
+                hashes, "connector" if vlm.trains(self._parts["connector"]) else "nothing"
+            )
 
     def cost(self, trajectory: Trajectory) -> int:
         return len(trajectory.payload.arrays["ids"])
@@ -355,28 +300,16 @@ class LanguageFamily:
         return Evaluated(logp=logp, entropy=entropy)
 
     def save(self, path: Path) -> None:
-        with _quiet():
+        with vlm.quiet():
             self.model.save_pretrained(path)
             self.processor.save_pretrained(path)
 
     def load(self, path: Path) -> None:
         """Reads weights of the same architecture into the live model, bit for bit; features are forgotten."""
-        with _quiet():
+        with vlm.quiet():
             fresh = type(self.model).from_pretrained(path, use_safetensors=True, dtype=self.model.dtype)
         self.model.load_state_dict(fresh.state_dict())
         self.pictures.forget_features()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without progress bars: checkpoints are written while a run draws its own display."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def following(places: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -406,54 +339,3 @@ def _distinct(trajectories: Sequence[Trajectory]) -> tuple[list[SamplingRule], d
                     rules.append(rule)
                 number[id(rule)] = rules.index(rule)
     return rules, number
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(p.requires_grad for p in module.parameters())
-
-
-def _parts(model: Any, decoder: nn.Module, head: nn.Module) -> tuple[dict[str, nn.Module], nn.Module | None]:
-    """Disjoint parts that together hold every parameter, and the connector as the model calls it (None: unknown)."""
-    inner = model.model
-    tower = next((m for n in _VISION if isinstance(m := getattr(inner, n, None), nn.Module)), None)
-    if tower is None:
-        raise RecipeError(
-            f"{type(model).__name__} has no vision tower by a name that is known here ({', '.join(_VISION)})"
-        )
-    connector = next((m for n in _CONNECTOR if isinstance(m := getattr(inner, n, None), nn.Module)), None)
-    if connector is None and isinstance(inside := getattr(tower, "merger", None), nn.Module):
-        connector = inside
-    vision: nn.Module = tower
-    others = [m for m in tower.children() if m is not connector]
-    if len(others) < len(list(tower.children())):
-        vision = nn.ModuleList([*others, nn.ParameterList(tower.parameters(recurse=False))])
-    language = nn.ModuleList([decoder, head])
-    held = {
-        id(p) for part in (vision, language, *([connector] if connector else [])) for p in part.parameters()
-    }
-    rest = nn.ParameterList(
-        [p for p in model.parameters() if id(p) not in held]
-    )  # LLaVA-NeXT's image_newline
-    between = nn.ModuleList([*([connector] if connector else []), rest])
-    return {"vision": vision, "connector": between, "language": language}, connector
-
-
-def _check_attention(text: Any, window: int) -> None:
-    """Packed rows and their mask need layers that attend to everything before a token."""
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    sliding = getattr(text, "sliding_window", None)
-    used = getattr(text, "use_sliding_window", True) and sliding is not None and sliding < window
-    if kinds - {"full_attention", "sliding_attention"} or used:
-        raise RecipeError(
-            f"this model's layers ({', '.join(sorted(kinds))}; sliding window {sliding}) do not attend to everything before "
-            f"a token: only full attention is supported, or a sliding window of at least policy.window ({window})"
-        )
-
-
-def _first(config: Any, *names: str) -> Any:
-    for name in names:
-        if getattr(config, name, None) is not None:
-            return getattr(config, name)
-    raise RecipeError(
-        f"{type(config).__name__} declares no image token ({' or '.join(names)}): not a model that sees"
-    )

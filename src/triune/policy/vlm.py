@@ -1,0 +1,136 @@
+"""What has to be known about a vision-language model of transformers: its parts, its special tokens, its attention."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
+
+from triune.core.errors import RecipeError
+from triune.policy.options import LanguageOptions
+
+_MODALITY = re.compile(r"image|img|video|vision|audio|row_\d+_col_\d+", re.IGNORECASE)
+_VISION = ("vision_model", "visual", "vision_tower")
+_CONNECTOR = ("connector", "multi_modal_projector", "modality_projection")
+
+
+def load(options: LanguageOptions) -> tuple[Any, Any]:
+    """Model (safetensors weights) and processor; raises RecipeError for a missing path, other formats, undeclared code."""
+    from triune.policy.nano import WEIGHTS
+
+    path = str(WEIGHTS) if options.path == "nano" else options.path
+    code = {"trust_remote_code": options.trust_remote_code}
+    try:
+        with quiet():
+            processor = AutoProcessor.from_pretrained(path, **code)
+            model = AutoModelForImageTextToText.from_pretrained(
+                path,
+                use_safetensors=True,  # pickled weights can run code when they are opened
+                dtype=getattr(torch, options.dtype),
+                attn_implementation=options.attention,
+                **code,
+            )
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        hint = ""
+        if any(word in str(error).lower() for word in ("torchvision", "video processor", "video_processor")):
+            hint = ". Its processor reads video too, for which transformers needs torchvision: pip install torchvision"
+        elif not options.trust_remote_code and "trust_remote_code" in str(error):
+            hint = ". Set policy.trust_remote_code only for a checkpoint whose code you have read"
+        raise RecipeError(f"policy.path {options.path!r} cannot be loaded: {error}{hint}") from error
+    return model, processor
+
+
+def parts(model: Any) -> tuple[dict[str, nn.Module], nn.Module | None]:
+    """Disjoint parts (vision, connector, language) that together hold every parameter, and the connector as the model
+    itself calls it (None: there is none by a known name). Raises RecipeError without a tower by a known name."""
+    inner = model.model
+    tower = next((m for n in _VISION if isinstance(m := getattr(inner, n, None), nn.Module)), None)
+    if tower is None:
+        raise RecipeError(
+            f"{type(model).__name__} has no vision tower by a name that is known here: {', '.join(_VISION)}"
+        )
+    connector = next((m for n in _CONNECTOR if isinstance(m := getattr(inner, n, None), nn.Module)), None)
+    if connector is None and isinstance(inside := getattr(tower, "merger", None), nn.Module):
+        connector = inside  # Qwen's sits inside the tower
+    vision: nn.Module = tower
+    others = [m for m in tower.children() if m is not connector]
+    if len(others) < len(list(tower.children())):
+        vision = nn.ModuleList([*others, nn.ParameterList(tower.parameters(recurse=False))])
+    language = nn.ModuleList([model.get_decoder(), model.get_output_embeddings()])
+    known = [connector] if connector is not None else []
+    held = {id(p) for part in (vision, language, *known) for p in part.parameters()}
+    rest = nn.ParameterList(
+        [p for p in model.parameters() if id(p) not in held]
+    )  # LLaVA-NeXT's image_newline
+    return {"vision": vision, "connector": nn.ModuleList([*known, rest]), "language": language}, connector
+
+
+def window(model: Any, asked: int) -> int:
+    """Longest sequence in tokens: the model's own limit, or less if asked for. Raises RecipeError when neither is known,
+    or when a layer would not attend to everything before a token, which packed rows and their mask need."""
+    text = model.config.get_text_config()
+    limit = int(getattr(text, "max_position_embeddings", 0) or 0)
+    size = min(asked or limit, limit or asked)
+    if not size:
+        raise RecipeError("the model declares no window; set policy.window")
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    sliding = getattr(text, "sliding_window", None)
+    slides = getattr(text, "use_sliding_window", True) and sliding is not None and sliding < size
+    if kinds - {"full_attention", "sliding_attention"} or slides:
+        raise RecipeError(
+            f"this model's layers ({', '.join(sorted(kinds))}; sliding window {sliding}) do not attend to everything "
+            f"before a token: only full attention is supported, or a sliding window of at least policy.window ({size})"
+        )
+    return size
+
+
+def image_id(config: Any) -> int:
+    """The id of the placeholder that visual features replace."""
+    for name in ("image_token_id", "image_token_index"):
+        if getattr(config, name, None) is not None:
+            return int(getattr(config, name))
+    raise RecipeError(f"{type(config).__name__} declares no image token: not a model that sees")
+
+
+def stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a turn."""
+    declared = model.generation_config.eos_token_id
+    ids = [declared] if isinstance(declared, int) else list(declared or [])
+    if tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return tuple(sorted(set(ids)))
+
+
+def unsayable(model: Any, tokenizer: Any, pad_id: int) -> tuple[int, ...]:
+    """Ids that a policy may never sample: every modality token, padding, and the ids that are nobody's token and only
+    round up the matrix."""
+    added = tokenizer.added_tokens_decoder.items()
+    ids = {i for i, t in added if _MODALITY.search(t.content) and (t.special or t.content.startswith("<"))}
+    config = model.config
+    named = (getattr(config, n) for n in config.to_dict() if n.endswith("_token_id") and _MODALITY.search(n))
+    ids |= {int(i) for i in named if isinstance(i, int)}
+    ids |= {image_id(config), pad_id} - set(stop_ids(model, tokenizer))
+    ids |= set(range(model.get_output_embeddings().weight.shape[0])) - set(tokenizer.get_vocab().values())
+    return tuple(sorted(ids))
+
+
+def trains(module: nn.Module) -> bool:
+    return any(p.requires_grad for p in module.parameters())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without progress bars: checkpoints are written while a run draws its own display."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
