@@ -113,7 +113,7 @@ def test_a_run_refuses_to_start_blind(recipe_file: Path, tmp_path: Path):
         pictures = loop.family.pictures  # type: ignore[attr-defined]
         see = pictures.features
         pictures.features = lambda hashes: {k: torch.zeros_like(v) for k, v in see(hashes).items()}
-        with pytest.raises(ParityError, match="does not see"):
+        with pytest.raises(ParityError):
             loop.check()
 
 
