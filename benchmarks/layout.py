@@ -48,7 +48,7 @@ def rollouts(
                     rank=r,
                     decisions=Decisions.of([-1.0] * response),
                     payload=Payload(family="language", arrays=arrays),
-                )  # fmt: skip
+                )
             )
     return made
 

@@ -8,8 +8,10 @@ without pictures, and writes `summary.json`, `report.html` and `report.png` into
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from triune.core.errors import TriuneError
 from triune.core.loading import find_recipe
 from triune.core.provenance import save_provenance
 from triune.core.recipe import Recipe
@@ -109,6 +112,16 @@ def table(summary: Mapping[str, Any]) -> Table:
     return out
 
 
+def make_room(run_dir: Path, console: Console) -> None:
+    """An empty folder for the run; what was there gets the next free number."""
+    if run_dir.exists() and any(run_dir.iterdir()):
+        number = next(n for n in itertools.count(1) if not run_dir.with_name(f"{run_dir.name}-{n}").exists())
+        aside = run_dir.with_name(f"{run_dir.name}-{number}")
+        run_dir.rename(aside)
+        console.print(f"the earlier run is now {aside}", highlight=False)
+    run_dir.mkdir(parents=True, exist_ok=True)
+
+
 def main(
     seed: int = 0,
     run_dir: Path = Path("runs/quickstart"),
@@ -119,7 +132,7 @@ def main(
 
     Args:
         seed: of everything that is drawn.
-        run_dir: where the run goes; must not hold one.
+        run_dir: where the run goes; an earlier one there is moved aside, never overwritten.
         recipe: recipe file, or the name of one that ships with triune.
         overrides: recipe keys, `train.total_steps=20`.
     """
@@ -127,7 +140,7 @@ def main(
     started = time.monotonic()
     torch.set_num_threads(min(2, torch.get_num_threads()))
     chosen = Recipe.load(find_recipe(recipe), (*overrides, f"seed={seed}"))
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_room(run_dir, console)
     with Loop(chosen, run_dir) as loop:
         samples = [s for many in heldout(chosen).values() for s in many]
         loop.check()
@@ -158,4 +171,10 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except TriuneError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt as interrupt:
+        print(interrupt)
+        sys.exit(130)
