@@ -162,11 +162,13 @@ class Pictures:
             hook = self.connector.register_forward_hook(number)
             try:
                 numbers = [n[:, 0] for n in self._run(part)]
+            except RuntimeError:  # LLaVA-NeXT adds a learned column, for which row numbers are too narrow
+                numbers = []
             finally:
                 hook.remove()
             rows = sum(map(len, numbers))
-            if len(given) != 1 or any(len(n) * len(given[0]) % rows for n in numbers):
-                self._splits = False  # another kind of connector: its pictures go through the tower each time
+            if not numbers or len(given) != 1 or any(len(n) * len(given[0]) % rows for n in numbers):
+                self._splits = False  # more than a permutation: these pictures go through the tower each time
                 return {}
             inputs = torch.split(given[0], [len(n) * len(given[0]) // rows for n in numbers])
             start = 0

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triune.core.sample import Frame, Sample
-from triune.core.trajectory import Decisions, Payload, SamplingRule, Trajectory
+from triune.core.trajectory import Decisions, Payload, Trajectory
 from triune.core.verdict import Call, Ending, Outcome, RewardEvent, Seen
 from triune.envs import Observation
 from triune.rollout.engine import Completion
-from triune.rollout.generator import Episode
+from triune.rollout.generator import Demand, Episode
 
 PROMPT, MODEL, FORCED, TOOL_TEXT, TOOL_IMAGE = range(5)
 """Origins of a token: the prompt, sampled by the policy, placed by the harness, an observation's text or picture."""
@@ -121,7 +121,7 @@ class Conversation:
     def finish(self, ending: Ending) -> None:
         self.ending, self.finished = ending, True
 
-    def episode(self, rank: int, rule: SamplingRule, seed: int, renderer: Renderer) -> Episode:
+    def episode(self, rank: int, demand: Demand, seed: int, renderer: Renderer) -> Episode:
         """Seals the episode. A trailing observation that no turn followed is cut: nothing depends on it."""
         end = self.at[-1] + 1 if self.at else len(self.ids)
         shown = sum(place < end for place in self.media_at)
@@ -138,7 +138,7 @@ class Conversation:
             ending=self.ending,
             terminated=not truncated and self.ending not in FAULTS,
             truncated=truncated,
-            rules=((0, rule),),
+            rules=((0, demand.rule),),
             decisions=Decisions.of(self.logps, version=self.versions, turn=self.turns, forced=self.forced),
             payload=Payload(
                 family="language",
@@ -151,6 +151,7 @@ class Conversation:
                 media=tuple(s.sha256 for s in self.seen[:shown]),
             ),
             events=tuple(self.events),
+            resolved=self.sample.resolved(demand.progress),
             seed=seed,
         )
         said = [self.ids[i] for i in self.at]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,11 +18,9 @@ from triune.rollout.generator import Demand, Episode
 
 @dataclass(slots=True)
 class _Live:
-    """An episode in flight: its conversation, its number within the group, its seed and, once its first turn is over,
-    its world."""
+    """An episode in flight: its conversation, its seed and, once its first turn is over, its world."""
 
     talk: Conversation
-    rank: int
     seed: int
     world: Environment | None = None
 
@@ -76,31 +73,27 @@ class Conversations:
             )
         # What is recorded, and later replayed, is the rule that is really sampled by.
         demand = replace(demand, rule=self.engine.effective(rule))
-        rows: list[list[_Live]] = []
-        number: Counter[str] = (
-            Counter()
-        )  # a sample that comes twice makes one larger group, not the same rollouts again
-        for sample in samples:
-            prompt = self.renderer.prompt(sample)
-            ranks = range(number[sample.id], number[sample.id] + demand.rollouts)
-            number[sample.id] += demand.rollouts
-            rows.append(
-                [
-                    _Live(
-                        Conversation.begin(sample, prompt, self.renderer.window),
-                        rank,
-                        derive_seed(demand.seed, demand.version, sample.id, rank),
-                    )
-                    for rank in ranks
-                ]
-            )
+        prompts = [self.renderer.prompt(sample) for sample in samples]
+        rows = [
+            [
+                _Live(
+                    Conversation.begin(sample, prompt, self.renderer.window),
+                    derive_seed(demand.seed, demand.version, sample.id, rank),
+                )
+                for rank in range(demand.rollouts)
+            ]
+            for sample, prompt in zip(samples, prompts, strict=True)
+        ]
         try:
             self._converse(rows, demand)
         finally:
             for row in rows:
                 for live in row:
                     live.close()
-        return [[x.talk.episode(x.rank, demand.rule, x.seed, self.renderer) for x in row] for row in rows]
+        return [
+            [live.talk.episode(rank, demand, live.seed, self.renderer) for rank, live in enumerate(row)]
+            for row in rows
+        ]
 
     def _converse(self, rows: list[list[_Live]], demand: Demand) -> None:
         for turn in range(self.max_turns):

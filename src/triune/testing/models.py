@@ -44,19 +44,19 @@ from triune.rollout.native import NativeEngine
 Built = tuple[Any, Any]
 """A model and its processor."""
 
-_TEXT = {
+TEXT = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 1024, "tie_word_embeddings": False,
 }  # fmt: skip
-_VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
-_LLAVA_CHAT = (
+LLAVA_CHAT = (
     "{% for m in messages %}{{ m['role'] | upper }}: "
     "{% for b in m['content'] %}{% if b['type'] == 'image' %}<image>\n{% else %}{{ b['text'] }}{% endif %}{% endfor %}"
     "{% if m['role'] == 'assistant' %}<|end|>{% else %} {% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-_QWEN_CHAT = (
+QWEN_CHAT = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou see.<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for b in m['content'] %}"
     "{% if b['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ b['text'] }}{% endif %}"
@@ -80,14 +80,16 @@ class StillProcessor(Qwen2_5_VLProcessor):  # type: ignore[misc]
         )
 
 
-def _tokenizer(*special: str, eos: str = "<|end|>") -> PreTrainedTokenizerFast:
+def tokenizer_with(*special: str, eos: str = "<|end|>") -> PreTrainedTokenizerFast:
+    """nano's tokenizer with more special tokens."""
     tokenizer = build_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     tokenizer.eos_token = eos
     return tokenizer
 
 
-def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+def vocabulary(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """What a text config has to know about it."""
     # Padded to a round number as real checkpoints are: the last rows of the matrix are nobody's token.
     size = 16 * (len(tokenizer) // 16 + 1)
     return {
@@ -105,7 +107,7 @@ def nano(seed: int = 0) -> Built:
 def tiles(seed: int = 0) -> Built:
     """Idefics3 (SmolVLM's layout) with image splitting: a picture becomes rows x columns of tiles and a global view."""
     tags = [f"<row_{r}_col_{c}>" for r in range(1, 5) for c in range(1, 5)]
-    tokenizer = _tokenizer("<|im_start|>", *tags, eos="<end_of_utterance>")
+    tokenizer = tokenizer_with("<|im_start|>", *tags, eos="<end_of_utterance>")
     pictures = Idefics3ImageProcessorPil(
         size={"longest_edge": 48}, max_image_size={"longest_edge": 16}, do_image_splitting=True,
         image_mean=[0.5] * 3, image_std=[0.5] * 3,
@@ -114,32 +116,32 @@ def tiles(seed: int = 0) -> Built:
     torch.manual_seed(seed)
     config = Idefics3Config(
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"), scale_factor=2, tie_word_embeddings=False,
-        vision_config={**_VISION, "image_size": 16, "patch_size": 4},
-        text_config={"model_type": "llama", **_TEXT, **_ids(tokenizer)},
+        vision_config={**VISION, "image_size": 16, "patch_size": 4},
+        text_config={"model_type": "llama", **TEXT, **vocabulary(tokenizer)},
     )  # fmt: skip
     return Idefics3ForConditionalGeneration(config), processor
 
 
 def llava(seed: int = 0) -> Built:
     """LLaVA: CLIP's last but one layer without its class token, two linear layers, Llama."""
-    tokenizer = _tokenizer()
+    tokenizer = tokenizer_with()
     pictures = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24})
     processor = LlavaProcessor(
         pictures, tokenizer, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=_LLAVA_CHAT,
+        chat_template=LLAVA_CHAT,
     )  # fmt: skip
     torch.manual_seed(seed)
     config = LlavaConfig(
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"), tie_word_embeddings=False,
-        vision_config={"model_type": "clip_vision_model", **_VISION, "image_size": 24, "patch_size": 8},
-        text_config={"model_type": "llama", **_TEXT, **_ids(tokenizer)},
+        vision_config={"model_type": "clip_vision_model", **VISION, "image_size": 24, "patch_size": 8},
+        text_config={"model_type": "llama", **TEXT, **vocabulary(tokenizer)},
     )  # fmt: skip
     return LlavaForConditionalGeneration(config), processor
 
 
 def qwen(seed: int = 0) -> Built:
     """Qwen2.5-VL: positions of time, height and width; 1 visual token per 8 x 8 pixels of the resized picture."""
-    tokenizer = _tokenizer(
+    tokenizer = tokenizer_with(
         "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
         eos="<|im_end|>",
     )  # fmt: skip
@@ -149,7 +151,7 @@ def qwen(seed: int = 0) -> Built:
         temporal_patch_size=2,
         size={"shortest_edge": 16 * 16, "longest_edge": 40 * 40},
     )
-    processor = StillProcessor(pictures, tokenizer, chat_template=_QWEN_CHAT)
+    processor = StillProcessor(pictures, tokenizer, chat_template=QWEN_CHAT)
     torch.manual_seed(seed)
     token = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
@@ -162,7 +164,7 @@ def qwen(seed: int = 0) -> Built:
             "out_hidden_size": 32,
         },
         text_config={
-            **_TEXT, **_ids(tokenizer),
+            **TEXT, **vocabulary(tokenizer),
             "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]},
         },
     )  # fmt: skip

@@ -272,7 +272,7 @@ def test_a_model_that_needs_more_inputs_is_refused() -> None:
 
     other = tiny("llava")
     inner = other.model.model.language_model
-    whole = other.model.forward
+    whole = other.model.model.forward
 
     def deep(*args: object, **kwargs: object) -> object:
         """What DeepStack does: visual features reach inner layers, which `inputs_embeds` alone cannot tell them."""
@@ -282,7 +282,7 @@ def test_a_model_that_needs_more_inputs_is_refused() -> None:
         finally:
             hook.remove()
 
-    other.model.forward = deep
+    other.model.model.forward = deep
     with pytest.raises(ParityError, match="own forward pass"):
         other.check(ragged()[1])
 

@@ -13,6 +13,7 @@ from triune.algo.advantage import GroupRelative, membership
 from triune.algo.types import Batch, Rewards
 from triune.core.errors import MediaMismatch, RecipeError
 from triune.core.sample import Media, Sample
+from triune.core.schedule import Linear
 from triune.core.verdict import Call
 from triune.envs import ENVIRONMENTS, Observation, Turn
 from triune.policy.language import LanguageFamily
@@ -298,7 +299,7 @@ def test_an_observation_that_no_turn_follows_is_cut() -> None:
         talk._decide([7, 8], [-1.0, -1.0], False, 0, 0)
         segment = family.observation(Observation(("o", picture(seed=seed))), "a")
         assert talk.append_observation(segment, [], 0)
-    one = talk.episode(0, demand().rule, 0, family).trajectory
+    one = talk.episode(0, demand(), 0, family).trajectory
     assert one.payload.arrays["ids"][-2:].tolist() == [7, 8]
     assert one.payload.media == (picture(seed=1).sha256,)
     assert len(one.payload.arrays["origin"]) == len(one.payload.arrays["ids"])
@@ -463,6 +464,16 @@ def test_a_group_meets_one_world() -> None:
     assert seeds[0] != seeds[3]
 
 
+def test_what_schedules_said_is_recorded() -> None:
+    family = tiny("nano")
+    one = sample("a")
+    check = one.checks[0].model_copy(update={"schedule": {"threshold": Linear(start=0.5, end=0.9)}})
+    (row,) = talker(family, max_tokens=2).generate(
+        [one.model_copy(update={"checks": (check,)})], demand(rollouts=1)
+    )
+    assert row[0].trajectory.resolved == {"answer.threshold": 0.9}
+
+
 # -- one engine, many turns ----------------------------------------------------------------------------------------
 
 
@@ -479,18 +490,6 @@ def test_the_prompt_is_prefilled_once_for_a_group(monkeypatch: pytest.MonkeyPatc
     samples = [sample("a", picture()), sample("b", picture(seed=1))]
     talker(family).generate(samples, demand(rollouts=8))
     assert shapes == [2]
-
-
-def test_a_sample_that_comes_twice_makes_one_larger_group() -> None:
-    family = tiny("llava")
-    one = sample("a", picture())
-    rows = talker(family).generate([one, one], demand(rollouts=2))
-    rollouts = trajectories(rows)
-    assert [t.rank for t in rollouts] == [0, 1, 2, 3]
-    assert {t.group for t in rollouts} == {"a"}
-    assert (
-        len({t.id for t in rollouts}) == len({tuple(t.payload.arrays["ids"].tolist()) for t in rollouts}) == 4
-    )
 
 
 def test_rewards_that_are_no_numbers_are_the_worlds_fault() -> None:
