@@ -7,6 +7,7 @@ it was batched with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from triune.core.errors import TriuneError
 from triune.core.trajectory import SamplingRule
 from triune.policy.language import LanguageFamily, following
 from triune.policy.logprob import rule_logprobs
@@ -111,6 +113,11 @@ class NativeEngine:
             chosen = choose(logp, uniforms(seeds, position), rule)
             values = logp.gather(1, chosen[:, None])[:, 0].tolist()
             tokens = chosen.tolist()
+            if not all(map(math.isfinite, values)):
+                raise TriuneError(
+                    f"weights number {self.version} give log-probs that are not finite: the policy has diverged. Continue "
+                    "from an earlier checkpoint with a lower learning rate"
+                )
             for row in np.flatnonzero(alive).tolist():
                 completion = done[owners[row]]
                 completion.ids.append(tokens[row])
@@ -176,4 +183,6 @@ def choose(logp: Tensor, uniform: NDArray[np.float64], rule: SamplingRule) -> Te
     drawn = torch.from_numpy(uniform).to(logp.device)[:, None] * total
     # Rounding must not reach the total itself: the first id whose cumulative mass exceeds it would be past the end.
     drawn = torch.minimum(drawn, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, drawn, right=True)[:, 0]
+    return torch.searchsorted(cumulative, drawn, right=True)[:, 0].clamp(
+        max=logp.shape[-1] - 1
+    )  # NaN: past the end

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from triune.core.errors import RecipeError
+from triune.core.errors import RecipeError, TriuneError
 from triune.core.trajectory import SamplingRule
 from triune.policy.language import LanguageFamily
 from triune.rollout.engine import Completion, Request
@@ -270,3 +270,15 @@ def test_loading_only_counts(family: LanguageFamily) -> None:
     generator.load(7)
     assert generator.engine.version == 7
     assert generator.exact
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_diverged_policy_is_an_error(temperature: float) -> None:
+    family = tiny("llava")
+    family.begin_step(ragged())
+    with torch.no_grad():
+        family.head.weight[7, 0] = float("nan")
+    generator = talker(family)
+    generator.load(3)
+    with pytest.raises(TriuneError, match=r"weights number 3 .*diverged"):
+        generator.generate(ragged(), demand(temperature=temperature))
