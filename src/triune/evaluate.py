@@ -17,6 +17,7 @@ from triune.rollout.generator import Demand, Generator
 from triune.verify.judge import Judge
 
 GREEDY = SamplingRule(temperature=0.0)
+END = Progress(step=1, total_steps=1, phase="eval")
 
 
 def blinded(sample: Sample) -> Sample:
@@ -31,15 +32,13 @@ def answer(
     judge: Judge,
     samples: Sequence[Sample],
     *,
-    step: int = 1,
-    total_steps: int = 1,
+    progress: Progress = END,
     version: int = 0,
     blind: bool = False,
     batch: int = 512,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Scored]:
     """One greedy answer per sample, judged, in order. `on_batch` is called with the number done."""
-    progress = Progress(step=step, total_steps=max(step, total_steps), phase="eval")
     demand = Demand(1, GREEDY, 0, version, progress)
     scored: list[Scored] = []
     for start in range(0, len(samples), batch):

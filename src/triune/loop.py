@@ -7,17 +7,19 @@ objectives is behind the protocols it calls.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from triune.core.errors import RecipeError
+from triune.core.errors import DataError, RecipeError
 from triune.core.provenance import save_provenance
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.data.mixture import Mixture, heldout
+from triune.data.source import stored
 from triune.evaluate import answer
 from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
@@ -49,6 +51,7 @@ class Loop:
             recipe.train.total_steps,
         )
         self.done = 0
+        self.skipped: Counter[str] = Counter()
 
     # -- one step ----------------------------------------------------------------------------------------------
 
@@ -61,6 +64,12 @@ class Loop:
         clock.tick("data")
 
         def fresh() -> Sequence[Scored]:
+            try:
+                return judged(samples)
+            except DataError:
+                return judged(self.usable(samples))
+
+        def judged(samples: Sequence[Sample]) -> Sequence[Scored]:
             self.family.begin_step(samples)
             rule = SamplingRule(temperature=recipe.rollout.temperature)  # type: ignore[attr-defined]
             demand = Demand(recipe.train.rollouts_per_prompt, rule, recipe.seed, self.done, progress)
@@ -83,10 +92,36 @@ class Loop:
             self.done,
             "train",
             report.scored,
-            [*report.metrics, *clock.metrics()],
+            [
+                *report.metrics,
+                *clock.metrics(),
+                *(scalar("rows_skipped", n, source=s) for s, n in self.skipped.items()),
+            ],
             advantages=report.advantages,
         )
         return report.scored
+
+    def usable(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples that can be run. The first that cannot raises DataError, unless the recipe has bad rows skipped:
+        then it is said, and counted per source."""
+        kept = []
+        for sample in samples:
+            try:
+                self.judge.check(sample)
+                self.family.check(sample)
+                kept.append(sample)
+            except DataError as error:
+                if self.recipe.data.on_bad_row == "error":
+                    raise
+                self.skipped[sample.source] += 1
+                self.monitor.say(
+                    f"skipped: {error}", kind="skipped", step=self.done + 1, source=sample.source
+                )
+        if not kept:
+            raise DataError(
+                f"step {self.done + 1}: no sample of the batch can be run; see the run's messages"
+            )
+        return kept
 
     # -- a whole run -------------------------------------------------------------------------------------------
 
@@ -107,11 +142,8 @@ class Loop:
                 if train.eval_every and self.done % train.eval_every == 0:
                     self.evaluate("eval")
                 last = self.done == train.total_steps
-                if (
-                    last
-                    or interrupt.asked
-                    or (train.checkpoint_every and self.done % train.checkpoint_every == 0)
-                ):
+                due = train.checkpoint_every and self.done % train.checkpoint_every == 0
+                if last or due or interrupt.asked:
                     self.save()
                 if interrupt.asked and not last:
                     raise Interrupted(
@@ -126,22 +158,17 @@ class Loop:
             self.monitor.say(
                 f"{source}: skipped rows {dict(reasons)}", kind="skipped", source=source, **reasons
             )
+        if self.recipe.data.on_bad_row == "error":
+            self.judge.check_many(s for source in self.mixture.sources for s in stored(source))
         samples = self.mixture.batch(1)
-        self.judge.check_many(samples)
         self.family.begin_step(samples)
-        for sample in samples:
-            self.family.check(sample)
+        samples = self.usable(samples)
         rule = SamplingRule(temperature=self.recipe.rollout.temperature)  # type: ignore[attr-defined]
         demand = Demand(
             2, rule, self.recipe.seed, 0, Progress(step=1, total_steps=self.recipe.train.total_steps)
         )
         found = probe(self.family, self.generator, samples[:8], demand)
-        self.monitor.say(
-            f"probe: log-probs of engine and learner differ by at most {found.engine:.1e}, packed and single rows by "
-            f"{found.packed:.1e}; other pictures change them by up to {found.swapped or 0.0:.2g}",
-            kind="probe",
-            **asdict(found),
-        )
+        self.monitor.say(str(found), kind="probe", **asdict(found))
 
     def evaluate(
         self, phase: str, samples: Sequence[Sample] | None = None, *, blind: bool = False
@@ -151,16 +178,12 @@ class Loop:
             samples if samples is not None else [s for many in heldout(self.recipe).values() for s in many]
         )
         started = time.monotonic()
-        scored = answer(
-            self.family,
-            self.generator,
-            self.judge,
-            chosen,
-            step=max(1, self.done),
-            total_steps=self.recipe.train.total_steps,
-            version=self.done,
-            blind=blind,
-        )
+        progress = Progress(step=max(1, self.done), total_steps=self.recipe.train.total_steps, phase="eval")
+        parts = self.family, self.generator, self.judge
+        try:
+            scored = answer(*parts, chosen, progress=progress, version=self.done, blind=blind)
+        except DataError:
+            scored = answer(*parts, self.usable(chosen), progress=progress, version=self.done, blind=blind)
         seconds = scalar("seconds", time.monotonic() - started, phase="eval")
         self.monitor.log_step(self.done, phase, scored, [seconds])
         return scored

@@ -132,3 +132,51 @@ def test_a_prompt_longer_than_the_window_stops_the_run_before_compute(recipe_fil
         pytest.raises(DataError, match=r"counting|grounding"),
     ):
         loop.check()
+
+
+@pytest.fixture
+def rows_with_a_bad_one(tmp_path: Path) -> Path:
+    """Six stored rows; the picture of one has a sound header and damaged pixels, which only decoding can tell."""
+    from triune.core.sample import Media
+    from triune.data.embedded import SOURCES
+
+    lines = []
+    for index in range(6):
+        sample = SOURCES["counting/shapes"].draw(index, 0, "train")
+        if index == 3:
+            damaged = sample.media[0].read()
+            damaged = damaged[: len(damaged) // 2]
+            sample = sample.model_copy(update={"media": (Media.from_bytes(damaged),)})
+        lines.append(sample.model_copy(update={"id": f"row-{index}"}).model_dump_json())
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def stored_rows(recipe_file: Path, path: Path, on_bad_row: str) -> Recipe:
+    return Recipe.load(
+        recipe_file,
+        (
+            f"data.sources=[{{name: mine, path: {path}}}]",
+            f"data.on_bad_row={on_bad_row}",
+            "train.total_steps=3",
+            "train.eval_every=0",
+        ),
+    )
+
+
+def test_a_picture_that_cannot_be_decoded_stops_the_run_and_names_the_sample(
+    recipe_file: Path, rows_with_a_bad_one: Path, tmp_path: Path
+):
+    with pytest.raises(DataError, match=r"row-3|row [34]"):
+        train(stored_rows(recipe_file, rows_with_a_bad_one, "error"), tmp_path / "run")
+
+
+def test_a_bad_row_is_skipped_and_counted_only_where_the_recipe_allows_it(
+    recipe_file: Path, rows_with_a_bad_one: Path, tmp_path: Path
+):
+    train(stored_rows(recipe_file, rows_with_a_bad_one, "skip"), tmp_path / "run")
+    with Store(tmp_path / "run", readonly=True) as store:
+        said = store.events("skipped")
+        assert said
+        assert store.steps("train") == [1, 2, 3]

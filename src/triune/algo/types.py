@@ -7,7 +7,7 @@ padded and packed layouts the same thing to an objective; a sequence-level quant
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -88,15 +88,6 @@ class Batch:
             **values,
         )
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The flat vectors on another device; the payload is the family's to move."""
-        moved: dict[str, Any] = {
-            name: value.to(device)
-            for name in self.__dataclass_fields__
-            if isinstance(value := getattr(self, name), Tensor)
-        }
-        return replace(self, **moved)
-
 
 @dataclass(slots=True)
 class Evaluated:
@@ -108,15 +99,6 @@ class Evaluated:
     value: Tensor | None = None
     energy: Tensor | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def detach(self) -> Evaluated:
-        return Evaluated(
-            logp=self.logp.detach(),
-            entropy=None if self.entropy is None else self.entropy.detach(),
-            value=None if self.value is None else self.value.detach(),
-            energy=None if self.energy is None else self.energy.detach(),
-            extras={name: value.detach() for name, value in self.extras.items()},
-        )
 
 
 @dataclass(slots=True)

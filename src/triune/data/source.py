@@ -185,6 +185,11 @@ def _open(
     ]
 
 
+def stored(source: Source) -> Iterator[Sample]:
+    """Every sample of a source that holds them; nothing of one that draws without end."""
+    return (source.sample(index) for index in range(source.num_samples or 0))
+
+
 def match(pattern: str) -> list[str]:
     """The embedded sources that a name or pattern (`embedded/counting/*`) stands for. Raises RecipeError for none."""
     from triune.data import embedded

@@ -36,6 +36,17 @@ class Probe:
     packed: float
     swapped: float | None
 
+    def __str__(self) -> str:
+        pictures = (
+            "no sample has pictures"
+            if self.swapped is None
+            else f"other pictures change them by {self.swapped:.2g}"
+        )
+        return (
+            f"probe: log-probs of engine and learner differ by at most {self.engine:.1e}, packed and single rows by "
+            f"{self.packed:.1e}; {pictures}"
+        )
+
 
 def probe(family: Family, generator: Generator, samples: Sequence[Sample], demand: Demand) -> Probe:
     """Runs the three checks; raises ParityError saying which failed and by how much."""
