@@ -52,8 +52,6 @@ def train(
         chosen = Recipe.load(find_recipe(recipe), overrides)
         folder = run_dir or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
     out.print(f"run {folder}")
-    for label, value in chosen.arithmetic():
-        out.print(f"{label:>34}  {value}")
     from triune.loop import train as run
 
     run(chosen, folder, resume=resume is not None)
@@ -231,6 +229,10 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 
 
+TRAINING = frozenset({"torch", "transformers", "safetensors"})
+"""Packages of the `train` extra; a command that trains or evaluates says so when they are missing."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command; exit code 2 for an error that the user can mend, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -248,6 +250,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise
     except TriuneError as error:
         _complain(f"error: {error}")
+        code = 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in TRAINING:
+            raise
+        _complain(
+            f"error: this command needs {error.name}, which the base install leaves out: pip install 'triune[train]'"
+        )
         code = 2
     except KeyboardInterrupt as interrupt:
         _complain(str(interrupt) or "interrupted")

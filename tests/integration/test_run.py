@@ -75,6 +75,13 @@ def test_frozen_modules_do_not_move(recipe_file: Path, tmp_path: Path):
     assert any(not torch.equal(before[k], after[k]) for k in moved)
 
 
+def test_a_run_spells_out_its_batch_arithmetic(recipe_file: Path, tmp_path: Path):
+    with Loop(Recipe.load(recipe_file), tmp_path / "run") as loop:
+        loop.check()
+        said = [str(event.detail["message"]) for event in loop.monitor.store.events("arithmetic")]
+    assert "rollouts per step: 4 prompts x 4 rollouts = 16" in said
+
+
 def test_ctrl_c_ends_with_a_checkpoint_and_resume_goes_on(recipe_file: Path, tmp_path: Path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "triune.cli", "train", str(recipe_file), "--run-dir", str(run)]

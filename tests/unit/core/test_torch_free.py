@@ -54,3 +54,12 @@ def test_an_unknown_plug_in_says_what_is_not_installed() -> None:
     done = without_torch("from triune.cli import main\nmain(['train', 'quickstart', 'policy=langage'])")
     assert done.returncode == 2
     assert "did you mean 'language'?" in done.stderr
+
+
+def test_training_without_torch_says_what_to_install() -> None:
+    done = without_torch(
+        "from triune.cli import main\nmain(['train', 'quickstart', '--run-dir', '/nonexistent/run'])"
+    )
+    assert done.returncode == 2
+    assert "triune[train]" in done.stderr
+    assert "Traceback" not in done.stderr
