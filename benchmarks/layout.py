@@ -57,7 +57,7 @@ def once(family: LanguageFamily, made: list[Trajectory], layout: str) -> tuple[f
     family.options = family.options.model_copy(update={"layout": layout})
     started = time.perf_counter()
     logp = family.evaluate(family.pack(made)).logp
-    logp.mean().backward()  # type: ignore[no-untyped-call]
+    logp.mean().backward()
     seconds = time.perf_counter() - started
     family.model.zero_grad(set_to_none=True)
     return seconds, logp.detach()

@@ -115,7 +115,11 @@ class Loop:
                     raise
                 self.skipped[sample.source] += 1
                 self.monitor.say(
-                    f"skipped: {error}", kind="skipped", step=self.done + 1, source=sample.source
+                    f"skipped: {error}",
+                    kind="skipped",
+                    step=self.done + 1,
+                    source=sample.source,
+                    sample=sample.id,
                 )
         if not kept:
             raise DataError(
@@ -199,6 +203,8 @@ class Loop:
         self.update.restore(state)
         self.generator.load(self.done)
         self.monitor.rewind(self.done)
+        gone = [event.detail for event in self.monitor.store.events("skipped") if "sample" in event.detail]
+        self.skipped = Counter(str(detail["source"]) for detail in gone)
 
 
 def train(recipe: Recipe, run_dir: Path, resume: bool = False) -> None:

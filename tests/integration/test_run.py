@@ -182,8 +182,15 @@ def test_a_picture_that_cannot_be_decoded_stops_the_run_and_names_the_sample(
 def test_a_bad_row_is_skipped_and_counted_only_where_the_recipe_allows_it(
     recipe_file: Path, rows_with_a_bad_one: Path, tmp_path: Path
 ):
-    train(stored_rows(recipe_file, rows_with_a_bad_one, "skip"), tmp_path / "run")
+    recipe = stored_rows(recipe_file, rows_with_a_bad_one, "skip")
+    train(recipe, tmp_path / "run")
     with Store(tmp_path / "run", readonly=True) as store:
-        said = store.events("skipped")
-        assert said
+        counted = {p.step: p.mean for p in store.series("rows_skipped")[("counting/shapes",)]}
         assert store.steps("train") == [1, 2, 3]
+    assert counted[3] >= 1
+    # A resumed run goes on counting from where its checkpoint stood.
+    with Loop(recipe, tmp_path / "run") as loop:
+        loop.restore(tmp_path / "run" / "checkpoints" / "step-000002")
+        assert loop.skipped["counting/shapes"] == counted.get(2, 0)
+        loop.step()
+        assert loop.skipped["counting/shapes"] == counted[3]

@@ -6,6 +6,7 @@ nothing that `Row` can check for it, and never guesses: what it cannot read it r
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,9 +32,9 @@ class Adapter(Frozen):
         None, description="where relative media paths start; default: the data file's folder"
     )
 
+    @abstractmethod
     def sample(self, row: Row) -> Sample:
         """The sample of one row. Raises DataError naming file and row when the row is unusable."""
-        raise NotImplementedError
 
 
 ADAPTERS: Registry[type[Adapter]] = Registry("adapter", "triune.data.adapters")

@@ -149,8 +149,8 @@ class Scene:
             left, top, right, bottom = pen.textbbox((x, y), char, font=face)
             pen.text((x, y), char, font=face, fill=COLOURS[colour])
             if right > left:
-                box = tuple(int(np.clip(v, 0, SIZE)) for v in (left, top, right, bottom))
-                self.things.append(Thing(char, colour, box))  # type: ignore[arg-type]
+                x1, y1, x2, y2 = (int(np.clip(v, 0, SIZE)) for v in (left, top, right, bottom))
+                self.things.append(Thing(char, colour, (x1, y1, x2, y2)))
             x += int(np.ceil(pen.textlength(char, font=face))) + 1
         self.pixels = np.array(canvas)
         return x
