@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import reduce
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from triune.monitor.store import Store
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 values = st.lists(st.floats(), min_size=1, max_size=12)
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=8)
 
 
 @given(st.lists(values, min_size=1, max_size=5), st.randoms())
@@ -73,6 +74,11 @@ def test_metrics_survive_the_store(rows: list[tuple[str, dict[str, str], list[fl
                 kept = (point.mean, point.std, point.min, point.max)
                 given_ = (metric.mean, metric.std, metric.min, metric.max)
                 assert kept == given_ if metric.count else all(map(math.isnan, kept))
+
+
+def test_a_label_that_the_store_cannot_find_again_is_refused() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        Metric.of("x", [1.0], word="a\0b")
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
