@@ -7,7 +7,6 @@ features, lays trajectories out with a shared prefix, and scores them under the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,29 +22,15 @@ from triune.core.trajectory import SamplingRule, Trajectory
 from triune.envs import Observation
 from triune.policy import vlm
 from triune.policy.chat import Chat
+from triune.policy.layout import Layout, lay_out
 from triune.policy.logprob import chosen_logprobs
 from triune.policy.media import Pictures, check_counts
 from triune.policy.options import LanguageOptions
-from triune.policy.packing import Rows, Tree, choose_parts, pack
+from triune.policy.packing import Tree, pack
 from triune.rollout.conversation import Segment
 
 _OWN_FORWARD = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest mean gap in log-prob to the model's own forward pass, by arithmetic: rounding, not another computation."""
-
-
-@dataclass(slots=True)
-class Layout:
-    """The family's payload of a batch: packed rows, the pictures of each row in column order, and for every decision
-    the row and column whose hidden state predicts it, its id, and the index of its sampling rule."""
-
-    rows: Rows
-    media: list[list[str]]
-    owners: list[str]
-    row: Tensor
-    column: Tensor
-    ids: Tensor
-    rule: Tensor
-    rules: list[SamplingRule]
 
 
 class LanguageFamily:
@@ -180,65 +165,7 @@ class LanguageFamily:
 
     def pack(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Rows that share each group's prompt; decisions stay in the order of the trajectories."""
-        shared: dict[tuple[bytes, tuple[str, ...]], list[int]] = {}
-        for index, trajectory in enumerate(trajectories):
-            ids, media = _prefix(trajectory)
-            shared.setdefault((ids.tobytes(), media), []).append(index)
-        trees: list[Tree] = []
-        members: list[list[int]] = []
-        for indices in shared.values():
-            prefix, _ = _prefix(trajectories[indices[0]])
-            lengths = [len(trajectories[i].payload.arrays["ids"]) - len(prefix) for i in indices]
-            parts = {"shared": 1, "padded": len(indices)}.get(self.options.layout) or choose_parts(
-                len(prefix), lengths, self.width
-            )
-            for part in np.array_split(np.asarray(indices), parts):
-                trees.append(self._tree([trajectories[i] for i in part]))
-                members.append([int(i) for i in part])
-        return self._layout(trajectories, pack(trees, self.pad_id), trees, members)
-
-    def _tree(self, trajectories: Sequence[Trajectory]) -> Tree:
-        prefix, media = _prefix(trajectories[0])
-        size, places = len(prefix), self.positions(prefix, media, trajectories[0].sample)
-        branches, along = [], []
-        for trajectory in trajectories:
-            ids = np.asarray(trajectory.payload.arrays["ids"], np.int32)
-            branches.append(ids[size:])
-            if len(trajectory.payload.media) == len(media):
-                along.append(following(places, len(ids) - size))
-            else:
-                along.append(self.positions(ids, trajectory.payload.media, trajectory.sample)[:, size:])
-        return Tree(prefix, tuple(branches), places, tuple(along))
-
-    def _layout(
-        self, trajectories: Sequence[Trajectory], rows: Rows, trees: list[Tree], members: list[list[int]]
-    ) -> Batch:
-        rules, number = _distinct(trajectories)
-        where: dict[int, list[NDArray[np.int64]]] = {}
-        media: list[list[str]] = []
-        for row, (tree, mine) in enumerate(zip(trees, members, strict=True)):
-            size = len(tree.prefix)
-            media.append(list(_prefix(trajectories[mine[0]])[1]))
-            common = len(media[row])
-            for start, index in zip(rows.start[row], mine, strict=True):
-                trajectory = trajectories[index]
-                arrays = trajectory.payload.arrays
-                media[row] += trajectory.payload.media[common:]
-                at = arrays["at"].astype(np.int64)
-                # The token before a branch's first one is the last of the prefix, wherever the branch starts.
-                column = np.where(at == size, size - 1, start + at - size - 1)
-                segment = (
-                    np.searchsorted([s for s, _ in trajectory.rules], np.arange(len(at)), side="right") - 1
-                )
-                rule = np.asarray([number[id(r)] for _, r in trajectory.rules])[segment]
-                where[index] = [np.full(len(at), row), column, arrays["ids"][at].astype(np.int64), rule]
-        flat = [
-            torch.from_numpy(np.concatenate([where[i][k] for i in range(len(trajectories))]))
-            for k in range(4)
-        ]
-        owners = [trajectories[mine[0]].sample for mine in members]
-        row_of, column_of, ids, rule_of = flat
-        return Batch.of(trajectories, Layout(rows, media, owners, row_of, column_of, ids, rule_of, rules))
+        return lay_out(trajectories, self)
 
     # -- the model ---------------------------------------------------------------------------------------------
 
@@ -320,32 +247,3 @@ class LanguageFamily:
             fresh = type(self.model).from_pretrained(path, use_safetensors=True, dtype=self.model.dtype)
         self.model.load_state_dict(fresh.state_dict())
         self.pictures.forget_features()
-
-
-def following(places: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Positions [axes, count] of text after a prefix at `places` [axes, P]: from its largest, one by one on every axis."""
-    first = int(places.max()) + 1 if places.size else 0
-    return np.tile(np.arange(first, first + count), (places.shape[0], 1))
-
-
-def _prefix(trajectory: Trajectory) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """The ids before the first decision and the pictures among them: what the rollouts of a prompt have in common."""
-    arrays = trajectory.payload.arrays
-    end = int(arrays["at"][0]) if len(arrays["at"]) else len(arrays["ids"])
-    return np.asarray(arrays["ids"][:end], np.int32), trajectory.payload.media[
-        : int((arrays["media_at"] < end).sum())
-    ]
-
-
-def _distinct(trajectories: Sequence[Trajectory]) -> tuple[list[SamplingRule], dict[int, int]]:
-    """The different rules, and the number of each rule object's. By identity first: a step's trajectories share one
-    object, and telling two rules apart means comparing their JSON."""
-    rules: list[SamplingRule] = []
-    number: dict[int, int] = {}
-    for trajectory in trajectories:
-        for _, rule in trajectory.rules:
-            if id(rule) not in number:
-                if rule not in rules:
-                    rules.append(rule)
-                number[id(rule)] = rules.index(rule)
-    return rules, number

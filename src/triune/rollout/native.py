@@ -19,7 +19,8 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from triune.core.errors import TriuneError
 from triune.core.trajectory import SamplingRule
-from triune.policy.language import LanguageFamily, following
+from triune.policy.language import LanguageFamily
+from triune.policy.layout import following
 from triune.policy.logprob import rule_logprobs
 from triune.rollout.engine import Completion, Request, uniforms
 

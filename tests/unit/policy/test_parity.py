@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from triune.core.trajectory import Trajectory
-from triune.policy.language import LanguageFamily, following
+from triune.policy.language import LanguageFamily
+from triune.policy.layout import following
 from triune.testing.models import TINY, demand, picture, ragged, sample, talker, tiny, trajectories
 
 KINDS = sorted(TINY)
