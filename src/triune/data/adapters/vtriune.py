@@ -8,9 +8,11 @@ released rows.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import Field, JsonValue
 
 from triune.core.errors import nearest
@@ -22,9 +24,10 @@ from triune.verify.extract import last_boxed, read_json
 from triune.verify.verifier import Unparsed
 
 TASKS = ("math", "puzzle", "science", "chart", "detection", "grounding", "counting", "ocr")
+Part = Literal["iou_max_label_first", "iou_max_iou_first", "map", "map50", "map75"]
 # How the parts of a box reward that V-Triune mixes read here. Its two greedy matchers depend on the order of the
 # reference, or lose pairs; the first is replaced by the optimal matching, the second by a correct greedy one.
-PARTS: dict[str, dict[str, JsonValue]] = {
+PARTS: dict[Part, dict[str, JsonValue]] = {
     "iou_max_label_first": {"form": "iou_completeness", "matcher": "hungarian"},
     "iou_max_iou_first": {"form": "iou_completeness", "matcher": "greedy"},
     "map": {"form": "map_ranked"},
@@ -32,33 +35,66 @@ PARTS: dict[str, dict[str, JsonValue]] = {
     "map75": {"form": "ap_ranked", "iou": 0.75},
 }
 
-# Prompt pool (section 4.3): a thinking and a boxing sentence, ten of each. The first of each is the declared wording
-# of evaluation, so that a held-out score never depends on a draw (the released code draws there too, unseeded).
-THINK = (
-    "Think the problem through step by step.",
-    "Reason about what you see before you answer.",
-    "Work it out carefully, one step at a time.",
-    "First go over the relevant details, then conclude.",
-    "Explain how you get there.",
-    "Take your time and check every step.",
-    "Lay out your reasoning before the result.",
-    "Look closely and reason it out.",
-    "Start from the facts and derive the answer.",
-    "Show the steps that lead to your result.",
+# File names of the release: train_puzzle_puzzlevqa_2648_x2, test_detection_coco_test_multi_2000.
+NAME = re.compile(
+    r"(?:(?:train|test|val)_)?(?P<task>[a-z]+)_(?P<source>.+?)_\d+(?:_x\d+)?(?:[-.].*)?", re.IGNORECASE
 )
-BOX = (
-    r"Put the final answer in \boxed{}.",
-    r"Write your final answer inside \boxed{}.",
-    r"Give the result within \boxed{}.",
-    r"End with the answer in \boxed{}.",
-    r"Your final answer belongs in \boxed{}.",
-    r"State the answer once, in \boxed{}.",
-    r"Enclose the final result in \boxed{}.",
-    r"Finish by writing the answer as \boxed{answer}.",
-    r"Only the final answer goes into \boxed{}.",
-    r"Present the answer in \boxed{} at the end.",
+
+# Prompt pool (section 4.3): a thinking and a boxing sentence, ten of each, in two forms. `format_ratio` 0 asks for a boxed
+# answer alone (freeform), any other for think and answer tags around it (closeform). The first of each is the declared
+# wording of evaluation, so that a held-out score never depends on a draw (the released code draws there too, unseeded).
+FREEFORM = (
+    (
+        "Think the problem through step by step.",
+        "Reason about what you see before you answer.",
+        "Work it out carefully, one step at a time.",
+        "First go over the relevant details, then conclude.",
+        "Explain how you get there.",
+        "Take your time and check every step.",
+        "Lay out your reasoning before the result.",
+        "Look closely and reason it out.",
+        "Start from the facts and derive the answer.",
+        "Show the steps that lead to your result.",
+    ),
+    (
+        r"Put the final answer in \boxed{}.",
+        r"Write your final answer inside \boxed{}.",
+        r"Give the result within \boxed{}.",
+        r"End with the answer in \boxed{}.",
+        r"Your final answer belongs in \boxed{}.",
+        r"State the answer once, in \boxed{}.",
+        r"Enclose the final result in \boxed{}.",
+        r"Close with the final answer, set in \boxed{}.",
+        r"Only the final answer goes into \boxed{}.",
+        r"Present the answer in \boxed{} at the end.",
+    ),
 )
-TAGS = "Write your reasoning inside <think> and </think>, then the answer inside <answer> and </answer>."
+CLOSEFORM = (
+    (
+        "Think step by step inside <think> </think>, then answer inside <answer> </answer>.",
+        "Put your reasoning between <think> and </think>, and the answer between <answer> and </answer>.",
+        "Reason inside <think> </think> tags; the answer follows inside <answer> </answer> tags.",
+        "Work it out within <think> </think>, then write the result within <answer> </answer>.",
+        "Show every step inside <think> </think> and only the result inside <answer> </answer>.",
+        "First reason in a <think> </think> block, then conclude in an <answer> </answer> block.",
+        "Your thoughts go inside <think> </think>, your final answer inside <answer> </answer>.",
+        "Derive the answer inside <think> </think> and state it inside <answer> </answer>.",
+        "Open with your reasoning in <think> </think>, close with the answer in <answer> </answer>.",
+        "Solve it step by step in <think> </think> tags and give the answer in <answer> </answer> tags.",
+    ),
+    (
+        r"Inside the answer block, put the final answer in \boxed{}.",
+        r"The final answer itself goes into \boxed{}, inside the answer tags.",
+        r"Box the result: <answer>\boxed{}</answer>.",
+        r"Within the answer tags, write the result as \boxed{}.",
+        r"The answer block holds \boxed{} with the final answer.",
+        r"Wrap the final answer in \boxed{} within the answer tags.",
+        r"End like this: <answer>\boxed{}</answer>, the answer inside the box.",
+        r"In the answer block, enclose the final result in \boxed{}.",
+        r"Make sure that the answer tags hold the answer in \boxed{}.",
+        r"The answer tags hold only \boxed{} with your result.",
+    ),
+)
 
 
 @ADAPTERS.register("vtriune")
@@ -113,6 +149,9 @@ class VTriune(Adapter):
         "dynamic",
         description="acceptance threshold of box rewards: the paper's schedule over the run, or one number",
     )
+    det_reward_ratio: dict[Part, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="weights of the parts of box rewards; none: each row's own"
+    )
     prompt_pool: bool = Field(
         True, description="ask for a boxed answer in varied words; off: the bare questions"
     )
@@ -122,7 +161,7 @@ class VTriune(Adapter):
         verifier = reward.need("verifier", str)
         boxes = verifier == "detection"
         # The released server falls back to 1.0 and 0.1 where a row gives no weights.
-        accuracy, layout = reward.get("accuracy_ratio", float, 1.0), reward.get("format_ratio", float, 0.1)
+        accuracy, layout = _weight(reward, "accuracy_ratio", 1.0), _weight(reward, "format_ratio", 0.1)
         parameters = _struct(reward, "verifier_parm", {"det_verifier_normalized", "det_reward_ratio"})
         if boxes:
             checks = self._box_checks(
@@ -135,14 +174,15 @@ class VTriune(Adapter):
             ]
         if layout > 0:
             checks.append(Check(verifier="format_json" if boxes else "format_count", weight=layout))
-        id = str(row.get("extra_info", dict, {}).get("id") or row.id)
+        extra = row.get("extra_info", dict, {})
+        id = str(extra.get("id") or row.id)
         images = row.images("images")
         messages = row.messages("prompt", images)
         if verifier == "mathverify" and self.prompt_pool:
-            messages = _ask(messages, _wording(row, id, tags=layout > 0))
+            messages = _ask(messages, _wording(row, id, FREEFORM if layout == 0 else CLOSEFORM))
         return row.sample(
             id=id,
-            source=row.get("data_source", str, row.source),
+            source=row.get("data_source", str, "") or _name(row, "source") or row.source,
             task=_task(row),
             messages=messages,
             media=images,
@@ -153,17 +193,17 @@ class VTriune(Adapter):
             else "pixels_processed",
             checks=checks,
             normalize=True,
+            meta={key: value for key, value in _meta(row, extra).items() if isinstance(value, str)},
         )
 
     def _box_checks(self, ratio: Row, accuracy: float) -> list[Check]:
-        weights = {name: ratio.get(name, float, 0.0) for name in PARTS}
-        completeness = ratio.get("iou_completeness", float, 0.3)
-        used = {name: weight for name, weight in weights.items() if weight > 0} or {
-            "iou_max_label_first": 1.0
-        }
+        weights = self.det_reward_ratio or {name: _weight(ratio, name, 0.0) for name in PARTS}
+        completeness = _weight(ratio, "iou_completeness", 0.3)
+        used: dict[Part, float] = {name: weight for name, weight in weights.items() if weight > 0}
+        used = used or {"iou_max_label_first": 1.0}
         return [self._part(name, accuracy * w / sum(used.values()), completeness) for name, w in used.items()]
 
-    def _part(self, name: str, weight: float, completeness: float) -> Check:
+    def _part(self, name: Part, weight: float, completeness: float) -> Check:
         params = dict(PARTS[name])
         if params["form"] == "iou_completeness":
             params["completeness"] = completeness
@@ -190,25 +230,43 @@ def _struct(row: Row, key: str, known: set[str]) -> Row:
     return inner
 
 
+def _weight(row: Row, key: str, default: float) -> float:
+    """A weight that was stored in 32 bits, as it was written: 0.1, not 0.10000000149011612."""
+    weight = row.get(key, float, default)
+    if not 0 <= weight < math.inf:
+        raise row.error("invalid", f"{row.path}{key} is a weight, got {weight}")
+    return float(str(np.float32(weight)))
+
+
+def _name(row: Row, part: Literal["task", "source"]) -> str:
+    """A part of a released file's name; empty where the file is named in another way."""
+    found = NAME.fullmatch(row.file.stem)
+    return found[part].lower() if found and found["task"].lower() in TASKS else ""
+
+
 def _task(row: Row) -> str:
-    """The task is in the file's name ({split}_{task}_{source}_{num}); `ability` is a looser word (cv_detection)."""
-    words = row.file.stem.lower().split("_")
+    """The task is in the file's name; `ability` is a looser word (`cv_detection`), read where the name says nothing."""
     ability = row.get("ability", str, "")
-    return next(
-        (w for w in words if w in TASKS), next((t for t in TASKS if t in ability), ability or row.source)
-    )
+    words = ability.lower().split("_")
+    return _name(row, "task") or next((task for task in TASKS if task in words), ability or row.source)
 
 
-def _wording(row: Row, id: str, tags: bool) -> str:
+def _meta(row: Row, extra: dict[str, object]) -> dict[str, object]:
+    return {"ability": row.get("ability", str, ""), "image_path": extra.get("image_path")}
+
+
+def _wording(row: Row, id: str, pool: tuple[tuple[str, ...], tuple[str, ...]]) -> str:
+    """Two sentences with a space between them (the released code has none): drawn by seed and sample in training."""
+    first, second = pool
     draw = int.from_bytes(hashlib.sha256(f"{row.seed}/{id}".encode()).digest()[:8], "big")
-    number = draw % (len(THINK) * len(BOX)) if row.split == "train" else 0
-    return " ".join([THINK[number // len(BOX)], *([TAGS] if tags else []), BOX[number % len(BOX)]])
+    number = draw % (len(first) * len(second)) if row.split == "train" else 0
+    return f"{first[number // len(second)]} {second[number % len(second)]}"
 
 
 def _ask(messages: tuple[Message, ...], sentence: str) -> tuple[Message, ...]:
-    """The conversation with a sentence after its last turn, on a line of its own."""
+    """The conversation with a paragraph after its last turn."""
     *before, last = messages
-    return (*before, last.model_copy(update={"content": (*last.content, Text(text="\n" + sentence))}))
+    return (*before, last.model_copy(update={"content": (*last.content, Text(text="\n\n" + sentence))}))
 
 
 def _answer(reward: Row) -> str:
