@@ -114,3 +114,4 @@ def _add_group(values: _Values, group: Sequence[Verdict]) -> None:
         parts[part.name].append(part.value or 0.0)
     for name, seen in parts.items():
         values.add("component_std", Metric.of(name, seen).std, component=name)
+        values.add("frac_component_zero_std", max(seen) - min(seen) <= NO_SPREAD, component=name)

@@ -89,10 +89,8 @@ class Learner:
                 for name, value in share.items():
                     losses[name] += value
             metrics += [scalar(f"loss/{name}", value) for name, value in losses.items()]
-            total = recipe.train.total_steps
-            norms, rates = self.optimizer.step(recipe.train.optimizer, progress.step, total)
-            metrics += [scalar("grad_norm", value, module=name) for name, value in norms.items()]
-            metrics += [scalar("learning_rate", value, module=name) for name, value in rates.items()]
+            done = self.optimizer.step(recipe.train.optimizer, progress.step, recipe.train.total_steps)
+            metrics += done.metrics()
         metrics.append(scalar("grad_skipped", self.optimizer.skipped))
         kept = [
             Scored(o.sample, o.trajectory, o.outcome, o.verdict, bool(a), bool(b), why)

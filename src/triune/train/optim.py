@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from triune.core.errors import RecipeError, nearest
 from triune.core.recipe import OptimizerSpec, TrainSpec
+from triune.monitor.metric import Metric, scalar
 
 
 def rate_factor(spec: OptimizerSpec, step: int, total_steps: int) -> float:
@@ -23,6 +26,49 @@ def rate_factor(spec: OptimizerSpec, step: int, total_steps: int) -> float:
     return 1 - done if spec.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
 
+def layers(name: str, module: nn.Module) -> dict[int, str]:
+    """The layer of each parameter of a module, by the parameter's `id`.
+
+    A module's transformer blocks are its largest `nn.ModuleList`: block i is `NAME.i`. What is registered before it is
+    `NAME.embed`, what comes after it `NAME.head` (a head that shares the embedding's weights is counted there). A module
+    without blocks, as most connectors are, is one layer, `NAME`.
+    """
+    lists = {
+        path: sum(p.numel() for p in inner.parameters())
+        for path, inner in module.named_modules()
+        if path and isinstance(inner, nn.ModuleList)  # "" is the module itself, which may list unlike parts
+    }
+    blocks = max(lists, key=lambda path: lists[path], default="")
+    found: dict[int, str] = {}
+    outside = "embed"
+    for path, parameter in module.named_parameters():
+        if not blocks:
+            found[id(parameter)] = name
+        elif path.startswith(f"{blocks}."):
+            found[id(parameter)] = f"{name}.{path.removeprefix(f'{blocks}.').split('.')[0]}"
+            outside = "head"
+        else:
+            found[id(parameter)] = f"{name}.{outside}"
+    return found
+
+
+class Stepped(NamedTuple):
+    """What an optimiser step did: gradient norms before clipping, per module (with `all`) and per layer (see `layers`),
+    and learning rates per module. Frozen modules are absent."""
+
+    norms: dict[str, float]
+    layer_norms: dict[str, float]
+    rates: dict[str, float]
+
+    def metrics(self) -> list[Metric]:
+        """`grad_norm` and `learning_rate` by module, `grad_norm/layer` by layer."""
+        return [
+            *(scalar("grad_norm", value, module=name) for name, value in self.norms.items()),
+            *(scalar("grad_norm/layer", value, layer=name) for name, value in self.layer_norms.items()),
+            *(scalar("learning_rate", value, module=name) for name, value in self.rates.items()),
+        ]
+
+
 class Optimizer:
     """Owns what is trained: freezes, groups, rates, clipping, and the refusal to apply a non-finite gradient."""
 
@@ -32,7 +78,9 @@ class Optimizer:
             if name not in modules:
                 raise RecipeError(f"the policy has no module {name!r}: {nearest(name, modules)}")
         groups, taken = [], set[int]()
+        self.layers: dict[int, str] = {}
         for name, module in modules.items():
+            self.layers = layers(name, module) | self.layers
             mine = [p for p in module.parameters() if id(p) not in taken]
             taken |= {id(p) for p in mine}
             if mine:
@@ -49,22 +97,25 @@ class Optimizer:
         if all(group["name"] in names for group in self.adamw.param_groups):
             raise RecipeError("every module is frozen: nothing would be trained")
 
-    def step(
-        self, spec: OptimizerSpec, step: int, total_steps: int
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """One update at the schedule's rate; returns gradient norms (with `all`) and rates of what is not frozen.
-
-        A non-finite gradient changes nothing and is counted in `skipped`.
-        """
+    def step(self, spec: OptimizerSpec, step: int, total_steps: int) -> Stepped:
+        """One update at the schedule's rate. A non-finite gradient changes nothing and is counted in `skipped`."""
         factor = rate_factor(spec, step, total_steps)
         norms: dict[str, Tensor] = {}
+        by_layer: dict[str, list[Tensor]] = defaultdict(list)
         trained = [g for g in self.adamw.param_groups if g["params"][0].requires_grad]
         for group in trained:
             group["lr"] = spec.lr_by_module.get(group["name"], spec.lr) * factor
             group["betas"], group["weight_decay"] = spec.betas, spec.weight_decay
-            grads = [p.grad for p in group["params"] if p.grad is not None]
-            norms[group["name"]] = nn.utils.get_total_norm(grads) if grads else torch.zeros(())
-        total = torch.stack([n.detach().float() for n in norms.values()]).norm()
+            # One norm per tensor serves layer, module and whole: the gradients are read once.
+            mine = [
+                (self.layers[id(p)], torch.linalg.vector_norm(p.grad, dtype=torch.float32))
+                for p in group["params"]
+                if p.grad is not None
+            ]
+            for layer, norm in mine:
+                by_layer[layer].append(norm)
+            norms[group["name"]] = torch.stack([n for _, n in mine]).norm() if mine else torch.zeros(())
+        total = torch.stack(list(norms.values())).norm()
         if bool(torch.isfinite(total)):
             parameters = [p for group in trained for p in group["params"]]
             nn.utils.clip_grads_with_norm_(parameters, spec.clip_norm, total)
@@ -72,5 +123,13 @@ class Optimizer:
         else:
             self.skipped += 1
         self.adamw.zero_grad(set_to_none=True)
-        rates = {group["name"]: float(group["lr"]) for group in trained}
-        return {**{name: float(n) for name, n in norms.items()}, "all": float(total)}, rates
+        return Stepped(
+            norms=_floats({**norms, "all": total}),
+            layer_norms=_floats({layer: torch.stack(many).norm() for layer, many in by_layer.items()}),
+            rates={group["name"]: float(group["lr"]) for group in trained},
+        )
+
+
+def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Read in one transfer, because each would wait for the device."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True)) if values else {}

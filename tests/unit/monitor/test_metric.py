@@ -84,6 +84,10 @@ def test_within_group_deviation_is_a_mean_over_groups_not_over_rollouts() -> Non
     assert found["reward_std"].count == 2
     assert found["component_std{count}"].mean == pytest.approx(0.25)
     assert found["frac_reward_zero_std"].mean == 0.5
+    assert found["frac_component_zero_std{count}"].mean == 0.5
+    assert (
+        found["frac_component_zero_std{format_boxed}"].mean == 1.0
+    )  # paid to all: it tells none from another
 
 
 def test_noise_in_the_last_bit_is_not_a_learning_signal() -> None:

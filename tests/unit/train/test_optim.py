@@ -6,7 +6,7 @@ from torch import nn
 
 from triune.core.errors import RecipeError
 from triune.core.recipe import OptimizerSpec, TrainSpec
-from triune.train.optim import Optimizer, rate_factor
+from triune.train.optim import Optimizer, layers, rate_factor
 
 
 def modules() -> dict[str, nn.Module]:
@@ -38,7 +38,7 @@ def test_a_frozen_module_neither_moves_nor_decays() -> None:
     optimizer = Optimizer(made, spec)
     before = {name: weights(module) for name, module in made.items()}
     backward(made)
-    norms, rates = optimizer.step(spec.optimizer, 1, 10)
+    norms, _, rates = optimizer.step(spec.optimizer, 1, 10)
     assert torch.equal(weights(made["vision"]), before["vision"])
     assert not torch.equal(weights(made["language"]), before["language"])
     assert set(norms) == {"language", "all"}
@@ -65,7 +65,7 @@ def test_modules_have_rates_of_their_own() -> None:
     before = {name: weights(module) for name, module in made.items()}
     backward(made)
     optimizer = Optimizer(made, spec)
-    _, rates = optimizer.step(spec.optimizer, 1, 10)
+    _, _, rates = optimizer.step(spec.optimizer, 1, 10)
     assert rates == {"vision": 0.001, "language": 0.1}
     # AdamW's first step moves every weight by the rate.
     for name, rate in rates.items():
@@ -111,12 +111,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(scale: flo
     optimizer = Optimizer(made, spec)
     before = {name: weights(module) for name, module in made.items()}
     backward(made, scale)
-    norms, _ = optimizer.step(spec.optimizer, 1, 10)
+    norms, _, _ = optimizer.step(spec.optimizer, 1, 10)
     assert optimizer.skipped == 1
     assert not torch.isfinite(torch.tensor(norms["all"]))
     assert all(torch.equal(weights(made[name]), before[name]) for name in made)
     backward(made)  # nothing of the bad gradient is left behind
-    norms, _ = optimizer.step(spec.optimizer, 2, 10)
+    norms, _, _ = optimizer.step(spec.optimizer, 2, 10)
     assert optimizer.skipped == 1
     assert torch.isfinite(torch.tensor(norms["all"]))
     assert all(not torch.equal(weights(made[name]), before[name]) for name in made)
@@ -137,7 +137,7 @@ def test_norms_are_per_module_before_clipping() -> None:
             p.grad.flatten().clone() for g in adamw.param_groups for p in g["params"]
         )
     )
-    norms, _ = optimizer.step(spec.optimizer, 1, 10)
+    norms, _, _ = optimizer.step(spec.optimizer, 1, 10)
     assert norms["vision"] == pytest.approx(expected["vision"])
     assert norms["language"] == pytest.approx(expected["language"])
     assert norms["all"] == pytest.approx(sum(v**2 for v in expected.values()) ** 0.5)
@@ -151,5 +151,55 @@ def test_a_parameter_in_two_modules_belongs_to_the_first() -> None:
     spec = train(freeze=["again"])
     optimizer = Optimizer(made, spec)
     backward(made)
-    _, rates = optimizer.step(spec.optimizer, 1, 10)
+    _, _, rates = optimizer.step(spec.optimizer, 1, 10)
     assert set(rates) == {"vision", "language"}
+
+
+class Tower(nn.Module):
+    """What every tower looks like from outside: something, blocks in a list, something; and a list inside a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Linear(3, 2)
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"mlp": nn.ModuleList([nn.Linear(2, 2)])}) for _ in range(3)
+        )
+        self.norm = nn.LayerNorm(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x)
+        for block in self.blocks:
+            x = block["mlp"][0](x)  # type: ignore[index]
+        return torch.as_tensor(self.norm(x))
+
+
+def test_layers_are_a_towers_blocks_and_what_lies_around_them() -> None:
+    tower = Tower()
+    expected = ["embed"] * 2 + ["0"] * 2 + ["1"] * 2 + ["2"] * 2 + ["head"] * 2
+    assert list(layers("vision", tower).values()) == [f"vision.{name}" for name in expected]
+    # A family may list unlike parts under one name, as decoder and head: the parts are not layers.
+    listed = nn.ModuleList([tower, nn.Linear(2, 5)])
+    assert set(layers("language", listed).values()) == {
+        f"language.{x}" for x in ("embed", "0", "1", "2", "head")
+    }
+    assert set(layers("connector", nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))).values()) == {"connector"}
+
+
+def test_norms_per_layer_add_up_to_their_modules() -> None:
+    torch.manual_seed(0)
+    made = {"vision": Tower(), "language": nn.Linear(2, 1)}
+    spec = train()
+    optimizer = Optimizer(made, spec)
+    backward(made)
+    expected = torch.cat([p.grad.flatten() for p in made["vision"].blocks[1].parameters()]).norm().item()  # type: ignore
+    done = optimizer.step(spec.optimizer, 1, 10)
+    assert done.layer_norms["vision.1"] == pytest.approx(expected)
+    assert expected > 0
+    for module in made:
+        parts = [v for layer, v in done.layer_norms.items() if layer.split(".")[0] == module]
+        assert done.norms[module] == pytest.approx(sum(v**2 for v in parts) ** 0.5)
+    by_layer = {m.label("layer"): m.mean for m in done.metrics() if m.name == "grad_norm/layer"}
+    assert by_layer == done.layer_norms
+    optimizer.freeze(["vision"])
+    backward(made)
+    assert set(optimizer.step(spec.optimizer, 2, 10).layer_norms) == {"language"}
