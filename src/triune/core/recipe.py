@@ -39,6 +39,9 @@ class SourceSpec(Frozen):
     heldout_fraction: float = Field(
         0.0, ge=0, lt=1, description="or: share of the rows, chosen by id, that is held out"
     )
+    params: dict[str, dict[str, JsonValue]] = Field(
+        default_factory=dict, description="of its samples' checks, over their own: {detection: {iou: 0.99}}"
+    )
 
 
 class DataSpec(Frozen):

@@ -14,6 +14,7 @@ from triune.core.errors import DataError, RecipeError, nearest
 from triune.core.recipe import DataSpec, SourceSpec
 from triune.core.sample import Sample
 from triune.data.adapters import ADAPTERS, Adapter
+from triune.data.params import Params, with_params
 from triune.data.rows import BadRow, Row, read_rows
 
 Split = Literal["train", "heldout"]
@@ -45,7 +46,7 @@ class EmbeddedSource:
 
     num_samples: int | None = None
 
-    def __init__(self, name: str, seed: int, split: Split) -> None:
+    def __init__(self, name: str, seed: int, split: Split, params: Params | None = None) -> None:
         from triune.data import embedded  # needs the `embedded` extra
 
         key = name.removeprefix(EMBEDDED)
@@ -53,16 +54,20 @@ class EmbeddedSource:
             raise RecipeError(f"unknown embedded source {name!r}: {nearest(key, embedded.SOURCES)}")
         self._drawn = embedded.SOURCES[key]
         self.name, self.task, self.seed, self.split = self._drawn.name, self._drawn.task, seed, split
+        self.params = params or {}
 
     def sample(self, index: int) -> Sample:
-        return self._drawn.draw(index, self.seed, self.split)
+        return self._draw(index, self.seed, self.split)
+
+    def _draw(self, index: int, seed: int, split: Split) -> Sample:
+        return with_params(self._drawn.draw(index, seed, split), self.params)
 
     def find(self, id: str) -> Sample | None:
         """The sample with this id, whatever its split and seed: the id says what it was drawn from."""
         split, seed, index = (id.removeprefix(self.name).split("/") + [""] * 4)[1:4]
         if not id.startswith(self.name + "/") or not (seed.isdigit() and index.isdigit()):
             return None
-        found = self._drawn.draw(int(index), int(seed), "heldout" if split == "heldout" else "train")
+        found = self._draw(int(index), int(seed), "heldout" if split == "heldout" else "train")
         return found if found.id == id else None
 
 
@@ -84,6 +89,7 @@ class TableSource:
         heldout_fraction: float = 0.0,
         on_bad_row: Literal["error", "skip"] = "error",
         seed: int = 0,
+        params: Params | None = None,
     ) -> None:
         self.adapter = ADAPTERS[adapter](kind=adapter) if isinstance(adapter, str) else adapter
         self.name, self.path, self.split, self.seed = name or Path(path).stem, path, split, seed
@@ -92,7 +98,7 @@ class TableSource:
         ids: dict[str, str] = {}
         for row in self._rows(path):
             try:
-                sample = self.adapter.sample(row)
+                sample = with_params(self.adapter.sample(row), params or {})
                 where = f"{row.file}, row {row.number}"
                 if sample.id in ids:
                     raise row.error("duplicate_id", f"id {sample.id!r} is already taken by {ids[sample.id]}")
@@ -162,7 +168,7 @@ def _open(
     spec: SourceSpec, on_bad_row: Literal["error", "skip"], seed: int, split: Split
 ) -> Sequence[Source]:
     if spec.path is None:
-        return [EmbeddedSource(name, seed, split) for name in match(spec.name)]
+        return [EmbeddedSource(name, seed, split, spec.params) for name in match(spec.name)]
     if not isinstance(spec.adapter, Adapter):
         raise RecipeError(f"source {spec.name!r}: {type(spec.adapter).__name__} is not a data adapter")
     path, fraction = spec.path, spec.heldout_fraction
@@ -181,6 +187,7 @@ def _open(
             heldout_fraction=fraction,
             on_bad_row=on_bad_row,
             seed=seed,
+            params=spec.params,
         )
     ]
 
