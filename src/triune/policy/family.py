@@ -24,7 +24,7 @@ class Family(Protocol):
     provides: frozenset[str]
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Trainable parts by the names that recipes freeze and give learning rates to; together, every parameter."""
+        """Trainable parts by the names that recipes freeze and give learning rates to; together, all that can train."""
         ...
 
     def check(self, sample: Sample) -> None:

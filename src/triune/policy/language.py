@@ -6,9 +6,10 @@ features, lays trajectories out with a shared prefix, and scores them under the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from triune.algo.types import Batch, Evaluated
-from triune.core.errors import MediaMismatch, ParityError, WindowExceeded
+from triune.core.errors import MediaMismatch, ParityError, RecipeError, WindowExceeded
 from triune.core.sample import Media, Sample
 from triune.core.trajectory import SamplingRule, Trajectory
 from triune.envs import Observation
@@ -29,6 +30,9 @@ from triune.policy.options import LanguageOptions
 from triune.policy.packing import Tree, pack
 from triune.rollout.conversation import Segment
 
+if TYPE_CHECKING:
+    from triune.policy.lora import Lora
+
 _OWN_FORWARD = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest mean gap in log-prob to the model's own forward pass, by arithmetic: rounding, not another computation."""
 
@@ -40,6 +44,7 @@ class LanguageFamily:
     """
 
     provides = frozenset({"entropy"})
+    lora: Lora | None = None
 
     def __init__(self, model: Any, processor: Any, options: LanguageOptions) -> None:
         self.model, self.processor, self.options = model, processor, options
@@ -56,6 +61,9 @@ class LanguageFamily:
         self.pad_id = int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0)
         self.stop_ids = vlm.stop_ids(model, self.tokenizer)
         self.banned = vlm.unsayable(model, self.tokenizer, self.pad_id)
+        if options.lora is not None:
+            self.lora = vlm.adapters(model, options)
+            self.provides = self.provides | {"reference"}
         self._parts, connector = vlm.parts(model)
         self.pictures = Pictures(model, processor, self.image_id, connector)
         self.chat = Chat(processor, self.tokenizer.convert_ids_to_tokens(list(self.stop_ids)))
@@ -106,8 +114,9 @@ class LanguageFamily:
     # -- the family protocol -----------------------------------------------------------------------------------
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """vision (the tower), connector, language (decoder and head): disjoint, and together every parameter."""
-        return self._parts
+        """vision (the tower), connector, language (decoder and head): disjoint, and together every parameter that can
+        train. With adapters these are theirs alone; the base is no part of it, and is not frozen by a recipe."""
+        return self.lora.modules if self.lora else self._parts
 
     def check(self, sample: Sample) -> None:
         """See Family. Also compares, once, with the model's own forward pass: raises ParityError when this family
@@ -219,7 +228,11 @@ class LanguageFamily:
     def evaluate(
         self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"
     ) -> Evaluated:
-        """See Family. Entropy comes with every view, because it is watched; with gradient only if it is wanted."""
+        """See Family. Entropy comes with every view, because it is watched; with gradient only if it is wanted.
+        The view `reference` is the base model, with the adapters off; RecipeError where there are none."""
+        if view == "reference":
+            with self._reference():
+                return self.evaluate(batch, want=want)
         layout: Layout = batch.payload
         rows = layout.rows.to(self.device)
         embeds = self.inputs(rows.ids, layout.media, layout.owners)
@@ -236,14 +249,31 @@ class LanguageFamily:
             logp, entropy = logp.index_copy(0, mine, scored), entropy.index_copy(0, mine, spread)
         return Evaluated(logp=logp, entropy=entropy)
 
+    @contextmanager
+    def _reference(self) -> Iterator[None]:
+        if self.lora is None:
+            raise RecipeError(
+                "this policy has no reference: when every weight trains, what it was at the start is gone. Train "
+                "adapters (policy.lora), whose base is the reference"
+            )
+        with self.lora.disabled(), self.pictures.apart() if self.lora.pictured else nullcontext():
+            yield
+
     def save(self, path: Path) -> None:
+        """The whole model and its processor; with adapters, those alone, as a PEFT folder."""
         with vlm.quiet():
-            self.model.save_pretrained(path)
-            self.processor.save_pretrained(path)
+            if self.lora:
+                self.lora.save(path)
+            else:
+                self.model.save_pretrained(path)
+                self.processor.save_pretrained(path)
 
     def load(self, path: Path) -> None:
         """Reads weights of the same architecture into the live model, bit for bit; features are forgotten."""
-        with vlm.quiet():
-            fresh = type(self.model).from_pretrained(path, use_safetensors=True, dtype=self.model.dtype)
-        self.model.load_state_dict(fresh.state_dict())
+        if self.lora:
+            self.lora.load(path)
+        else:
+            with vlm.quiet():
+                fresh = type(self.model).from_pretrained(path, use_safetensors=True, dtype=self.model.dtype)
+            self.model.load_state_dict(fresh.state_dict())
         self.pictures.forget_features()

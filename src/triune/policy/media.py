@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -71,6 +72,16 @@ class Pictures:
         """To be called when the weights were replaced."""
         self._features.clear()
         self._towered.clear()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Other weights for a while: what is kept is neither used nor touched."""
+        kept = self.trains, self._features, self._towered
+        self.trains, self._features, self._towered = "tower", {}, {}
+        try:
+            yield
+        finally:
+            self.trains, self._features, self._towered = kept
 
     def __contains__(self, sha256: str) -> bool:
         return sha256 in self._prepared

@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from triune.core.base import Frozen
 from triune.core.registry import Registry
 from triune.core.sample import Frame
 
 POLICIES: Registry[type[Any]] = Registry("policy", "triune.policy.options")
+
+
+class LoraOptions(Frozen):
+    """Low-rank adapters through PEFT: only they are trained."""
+
+    rank: int = Field(16, ge=1, description="rank of an adapter")
+    alpha: float = Field(32.0, gt=0, description="an adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.0, description="always 0: see docs/export.md")
+    targets: str | tuple[str, ...] = Field(
+        "auto",
+        description="layers that get an adapter: auto (all linear ones), a list of name endings, or a regular expression",
+    )
+    modules: tuple[Literal["vision", "connector", "language"], ...] = Field(
+        ("language",), min_length=1, description="parts of the model whose layers are looked at"
+    )
+
+    @field_validator("targets")
+    @classmethod
+    def _expression(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        try:
+            re.compile(value if isinstance(value, str) else "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is no regular expression: {error}") from error
+        return value
+
+    @field_validator("dropout")
+    @classmethod
+    def _none(cls, value: float) -> float:
+        if value:
+            raise ValueError(
+                "dropout must be 0: the learner scores the tokens that were drawn, and a network that drops other units "
+                "each time would give other log-probs than those they were drawn by"
+            )
+        return value
 
 
 @POLICIES.register("language")
@@ -30,6 +65,9 @@ class LanguageOptions(Frozen):
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the model")
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention kernel of transformers")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
+    lora: LoraOptions | None = Field(
+        None, description="train adapters instead of the weights; none: all weights"
+    )
     token_budget: int = Field(16_384, ge=1, description="tokens of one micro-batch")
 
     def build(self) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,16 +15,24 @@ from transformers.utils import logging
 from triune.core.errors import RecipeError
 from triune.policy.options import LanguageOptions
 
+if TYPE_CHECKING:
+    from triune.policy.lora import Lora
+
 _MODALITY = re.compile(r"image|img|video|vision|audio|row_\d+_col_\d+", re.IGNORECASE)
 _VISION = ("vision_model", "visual", "vision_tower")
 _CONNECTOR = ("connector", "multi_modal_projector", "modality_projection")
 
 
-def load(options: LanguageOptions) -> tuple[Any, Any]:
-    """Model (safetensors weights) and processor; raises RecipeError for a missing path, other formats, undeclared code."""
+def where(options: LanguageOptions) -> str:
+    """The folder or hub id that `policy.path` stands for."""
     from triune.policy.nano import WEIGHTS
 
-    path = str(WEIGHTS) if options.path == "nano" else options.path
+    return str(WEIGHTS) if options.path == "nano" else options.path
+
+
+def load(options: LanguageOptions) -> tuple[Any, Any]:
+    """Model (safetensors weights) and processor; raises RecipeError for a missing path, other formats, undeclared code."""
+    path = where(options)
     code = {"trust_remote_code": options.trust_remote_code}
     try:
         with quiet():
@@ -44,6 +52,16 @@ def load(options: LanguageOptions) -> tuple[Any, Any]:
             hint = ". Set policy.trust_remote_code only for a checkpoint whose code you have read"
         raise RecipeError(f"policy.path {options.path!r} cannot be loaded: {error}{hint}") from error
     return model, processor
+
+
+def adapters(model: nn.Module, options: LanguageOptions) -> Lora:
+    """Puts adapters into the model; raises RecipeError when peft is not installed."""
+    assert options.lora is not None
+    try:
+        from triune.policy.lora import Lora
+    except ModuleNotFoundError as error:
+        raise RecipeError(f"policy.lora needs {error.name}: pip install 'triune[lora]'") from error
+    return Lora(model, options.lora, where(options))
 
 
 def parts(model: Any) -> tuple[dict[str, nn.Module], nn.Module | None]:

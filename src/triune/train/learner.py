@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from triune.algo.advantage import Advantage
-from triune.algo.objective import Objective
+from triune.algo.objective import VIEWS, Objective
 from triune.algo.options import ADVANTAGES, PolicyGradient
 from triune.algo.types import Batch, Credit, Evaluated
 from triune.algo.weights import by_source, token_weights, value_weights
@@ -100,15 +100,16 @@ class Learner:
 
     def views(self, micros: Sequence[Batch], whole: Batch) -> dict[str, Evaluated]:
         """The no-gradient views. An exact engine's behaviour log-probs *are* the old ones: no pass is spent on them."""
-        if self.exact and "value" not in self.advantage.needs | self.objective.needs:
-            return {"old": Evaluated(logp=whole.logp_behavior)}
-        want = self.objective.extras | self.advantage.needs
-        with torch.no_grad():
-            seen = [self.family.evaluate(micro, want=want) for micro in micros]
-        values = [e.value for e in seen if e.value is not None]
-        return {
-            "old": Evaluated(torch.cat([e.logp for e in seen]), value=torch.cat(values) if values else None)
-        }
+        needs = self.advantage.needs | self.objective.needs
+        known = self.exact and "value" not in needs
+        views = {"old": Evaluated(logp=whole.logp_behavior)} if known else {}
+        for name in sorted(({"old"} | needs & VIEWS) - set(views)):
+            want, view = (needs - VIEWS, "current") if name == "old" else (frozenset[str](), name)
+            with torch.no_grad():
+                seen = [self.family.evaluate(micro, want=want, view=view) for micro in micros]
+            values = torch.cat(found) if (found := [e.value for e in seen if e.value is not None]) else None
+            views[name] = Evaluated(torch.cat([e.logp for e in seen]), value=values)
+        return views
 
     def drop(self, scored: Sequence[Scored], credit: Credit) -> None:
         """Takes truncated rollouts out of the loss where the recipe asks for it; they stay in the baseline."""

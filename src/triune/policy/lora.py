@@ -1,0 +1,145 @@
+"""Low-rank adapters through PEFT (LoRA, Hu et al. 2021): the base stays as it is, small matrices beside it are trained.
+
+The only module that imports peft. Adapters are put into the model itself, so engine and learner run the same layers
+and see the same weights, and the base is the same model with its adapters switched off: a reference that costs no
+memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import nn
+
+from triune.core.errors import RecipeError
+from triune.policy import vlm
+from triune.policy.options import LoraOptions
+
+BASE_FILE = "base.json"
+"""Beside a saved adapter: the path and the hash of the model that it belongs to."""
+
+
+class Lora:
+    """The adapters of one model. `modules` are the parts by name, each holding its adapters' parameters only (none for a
+    part without): what can train. `pictured`: adapters change visual features too.
+
+    Starting values are the same in every run: A random from a fixed seed, B zero, so that training starts at the base.
+    Raises RecipeError when no layer is targeted.
+    """
+
+    def __init__(self, model: nn.Module, options: LoraOptions, path: str) -> None:
+        self.path = path
+        parts, _ = vlm.parts(model)
+        of = {id(p): name for name, part in parts.items() for p in part.parameters()}
+        targets = _targets(model, options, of)
+        config = LoraConfig(
+            r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
+        )
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            torch.manual_seed(0)
+            warnings.simplefilter("ignore", FutureWarning)  # what peft still asks of transformers
+            self.peft: Any = get_peft_model(model, config)
+        self.peft.peft_config["default"].base_model_name_or_path = path
+        self.modules: Mapping[str, nn.Module] = {
+            name: nn.ParameterList(p for p in part.parameters() if p.requires_grad)
+            for name, part in vlm.parts(model)[0].items()
+        }
+        self.pictured = any(len(list(self.modules[name].parameters())) for name in ("vision", "connector"))
+        self._fingerprint = ""
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The base model for a while. PEFT thaws every adapter when it switches them on again: what a recipe has frozen
+        stays frozen here."""
+        trained = [(p, p.requires_grad) for part in self.modules.values() for p in part.parameters()]
+        try:
+            with self.peft.disable_adapter():
+                yield
+        finally:
+            for parameter, flag in trained:
+                parameter.requires_grad_(flag)
+
+    def fingerprint(self) -> str:
+        """sha256 over the base's parameters, by name; computed once, because the base never changes."""
+        if not self._fingerprint:
+            digest = hashlib.sha256()
+            adapters = {id(p) for part in self.modules.values() for p in part.parameters()}
+            model = self.peft.get_base_model()
+            named = {n: p for n, p in model.named_parameters() if id(p) not in adapters}
+            for name in sorted(named, key=lambda n: n.replace(".base_layer", "")):
+                digest.update(f"{name.replace('.base_layer', '')} {tuple(named[name].shape)}".encode())
+                digest.update(named[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def save(self, path: Path) -> None:
+        """A PEFT folder, which `peft` itself loads onto the base, and which base that is."""
+        self.peft.save_pretrained(path)
+        (path / "README.md").unlink(missing_ok=True)  # PEFT's template says nothing about the run
+        base = {"path": self.path, "sha256": self.fingerprint()}
+        (path / BASE_FILE).write_text(json.dumps(base, indent=1) + "\n")
+
+    def load(self, path: Path) -> None:
+        """Reads adapters written by `save`, bit for bit. Raises RecipeError for those of another base, ValueError for
+        those of another shape."""
+        base = json.loads((path / BASE_FILE).read_text())
+        if base["sha256"] != self.fingerprint():
+            raise RecipeError(
+                f"{path}: these adapters were trained on {base['path']!r} as it was then, and policy.path "
+                f"{self.path!r} holds other weights: give the base that the run was started from"
+            )
+        tensors = load_file(path / "adapter_model.safetensors")
+        mine = get_peft_model_state_dict(self.peft)
+        if differ := {k for k in mine.keys() | tensors.keys() if _shape(mine, k) != _shape(tensors, k)}:
+            raise ValueError(
+                f"{path}: adapters of other layers or another rank: {sorted(differ)[0]} and more"
+            )
+        set_peft_model_state_dict(self.peft, tensors)
+
+    def merge(self) -> Any:
+        """Adds the adapters to the base in float32, rounds once to its arithmetic, and returns the plain model; this
+        object, and whatever holds the layers, is of no use afterwards."""
+        model = self.peft.get_base_model()
+        dtype = model.dtype
+        model.float()
+        return self.peft.merge_and_unload(safe_merge=True).to(dtype)
+
+
+def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
+    return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _targets(model: nn.Module, options: LoraOptions, of: Mapping[int, str]) -> list[str]:
+    """The full names of the layers that get an adapter: the linear layers of the chosen parts, but for the head, which
+    may be tied to the embeddings and is as large as they are."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    linear = [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and layer is not head and of.get(id(layer.weight)) in options.modules
+    ]
+    wanted = options.targets
+    if wanted == "auto":
+        found = linear
+    elif isinstance(wanted, str):
+        found = [name for name in linear if re.fullmatch(wanted, name)]
+    else:
+        found = [name for name in linear if any(name == w or name.endswith(f".{w}") for w in wanted)]
+    if not found:
+        ends = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        raise RecipeError(
+            f"policy.lora.targets {wanted!r} matches no linear layer of {', '.join(options.modules)}; "
+            f"their names end in: {', '.join(ends) or '(there are none)'}"
+        )
+    return found
