@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from triune.core.errors import DataError, RecipeError
@@ -19,16 +18,14 @@ from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.data.mixture import Mixture, heldout
-from triune.data.source import stored
 from triune.evaluate import answer
 from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Generator
 from triune.runtime.process import Clock, Interrupt, Interrupted
-from triune.train import checkpoint
+from triune.train import checkpoint, startup
 from triune.train.learner import Update
-from triune.train.probe import probe
 from triune.verify.guard import FailureGuard
 from triune.verify.judge import Judge
 
@@ -155,24 +152,8 @@ class Loop:
                     )
 
     def check(self) -> None:
-        """Everything that can be known before compute is spent: the samples of the first step, and the probe."""
-        for label, value in self.recipe.arithmetic(self.mixture.samples_per_epoch):
-            self.monitor.say(f"{label}: {value}", kind="arithmetic")
-        for source, reasons in self.mixture.skipped.items():
-            self.monitor.say(
-                f"{source}: skipped rows {dict(reasons)}", kind="skipped", source=source, **reasons
-            )
-        if self.recipe.data.on_bad_row == "error":
-            self.judge.check_many(s for source in self.mixture.sources for s in stored(source))
-        samples = self.mixture.batch(1)
-        self.family.begin_step(samples)
-        samples = self.usable(samples)
-        rule = SamplingRule(temperature=self.recipe.rollout.temperature)  # type: ignore[attr-defined]
-        demand = Demand(
-            2, rule, self.recipe.seed, 0, Progress(step=1, total_steps=self.recipe.train.total_steps)
-        )
-        found = probe(self.family, self.generator, samples[:8], demand)
-        self.monitor.say(str(found), kind="probe", **asdict(found))
+        """Everything that can be known before compute is spent; raises what forbids the run (train/startup.py)."""
+        startup.check(self)
 
     def evaluate(
         self, phase: str, samples: Sequence[Sample] | None = None, *, blind: bool = False

@@ -92,6 +92,9 @@ class TrainSpec(Frozen):
     freeze: tuple[str, ...] = Field((), description="modules whose weights do not change")
     eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
+    probe: bool = Field(
+        True, description="before the first step, let the policy answer a few samples and check it"
+    )
 
     @model_validator(mode="after")
     def _divides(self) -> TrainSpec:

@@ -7,27 +7,22 @@ appear in training?
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from triune.core.errors import DataError
 from triune.core.recipe import Recipe
 from triune.core.sample import Media, Sample
-from triune.core.schedule import Progress
-from triune.core.verdict import SCORED, Outcome, Seen, Verdict
 from triune.data.source import Source, Split, TableSource, open_sources
 from triune.verify.judge import Judge
-from triune.verify.verifier import verifiers
+from triune.verify.trial import reaches, say, trial
 
 Kind = Literal["media", "routing", "truth", "layout", "expert", "overlap", "same_picture", "duplicate"]
 
 FATAL: frozenset[Kind] = frozenset({"media", "routing", "truth", "layout", "overlap"})
 """Findings that make training or its evaluation wrong; the others are worth a look."""
-
-END = Progress(step=1, total_steps=1, phase="eval")
 
 
 @dataclass(frozen=True)
@@ -113,7 +108,7 @@ class _Index:
 
 
 def inspect(sample: Sample, judge: Judge) -> Iterator[Finding]:
-    """Whether the sample's checks can be judged, and whether its own answer scores full marks."""
+    """Whether the sample's checks can be judged, and whether its own answer scores full marks, and nothing less does."""
 
     def finding(kind: Kind, detail: str) -> Finding:
         return Finding(kind, sample.source, sample.id, detail)
@@ -123,70 +118,13 @@ def inspect(sample: Sample, judge: Judge) -> Iterator[Finding]:
     except DataError as error:
         yield finding("routing", str(error))
         return
-    if any(check.verifier.startswith("env/") for check in sample.checks):
-        return  # an environment's reward needs its episode
-    wanted = full_marks(sample)
-    verdicts = judge.judge(sample, [_outcome(sample, i, text) for i, text in enumerate(answers(sample))], END)
-    best = max(verdicts, key=lambda verdict: -1e9 if verdict.reward is None else verdict.reward)
-    if not _reaches(best, wanted):
-        yield finding("truth", f"the truth {sample.truth!r} earns {_say(best)} of {wanted:g}")
-    elif sample.expert is not None and not _reaches(verdicts[0], wanted):
-        yield finding("expert", f"the demonstration earns {_say(verdicts[0])} of {wanted:g}")
-
-
-def full_marks(sample: Sample) -> float:
-    """The largest reward that the sample's checks can add up to."""
-    limits = [(check.weight, verifiers[check.verifier].limits) for check in sample.checks]
-    total = sum(max(weight * low, weight * high) for weight, (low, high) in limits)
-    return total / sum(weight for weight, _ in limits) if sample.normalize else total
-
-
-def answers(sample: Sample) -> list[str]:
-    """The demonstration, if there is one, and the truth in every layout that a prompt may ask for."""
-    texts = [] if sample.expert is None else [sample.expert]
-    for body in _bodies(sample):
-        answer, boxed = f"<answer>{body}</answer>", f"\\boxed{{{body}}}"
-        thought = "<think>Looking.</think>\n"
-        texts += [
-            thought + answer,
-            f"{thought}<answer>{boxed}</answer>",
-            thought + boxed,
-            answer,
-            boxed,
-            body,
-        ]
-    return texts
-
-
-def _bodies(sample: Sample) -> Iterator[str]:
-    truth = sample.truth
-    if isinstance(truth, Mapping) and isinstance(truth.get("boxes"), list):
-        boxes = cast(Sequence[object], truth["boxes"])
-        labels = cast(Sequence[object], truth.get("labels") or ["object"] * len(boxes))
-        yield json.dumps([{"bbox_2d": b, "label": label} for b, label in zip(boxes, labels, strict=False)])
-    elif isinstance(truth, list) and len(truth) == 4 and all(isinstance(x, int | float) for x in truth):
-        yield json.dumps([{"bbox_2d": truth, "label": "object"}])
-        yield json.dumps([{"bbox_2d": truth}])
-    if isinstance(truth, list) and truth:
-        yield str(truth[0])  # several accepted references
-    yield truth if isinstance(truth, str) else json.dumps(truth)
-
-
-def _outcome(sample: Sample, rank: int, text: str) -> Outcome:
-    seen = tuple(Seen(sha256=m.sha256, original=m.size, processed=m.size) for m in sample.media)
-    return Outcome(id=f"{sample.id}#{rank}", text=text, media=seen, frame=sample.frame, rank=rank)
-
-
-def _reaches(verdict: Verdict, wanted: float) -> bool:
-    return verdict.reward is not None and verdict.reward >= wanted - 1e-6
-
-
-def _say(verdict: Verdict) -> str:
-    if verdict.reward is None:
-        lost = next(c for c in verdict.components if c.status not in SCORED)
-        return f"no reward ({lost.name}: {lost.status}: {lost.detail})"
-    parts = ", ".join(f"{c.name} {c.value:g}" for c in verdict.components if c.value is not None)
-    return f"{verdict.reward:g} ({parts})"
+    tried = trial(sample, judge)
+    if tried is None:
+        return
+    if tried.fault is not None:
+        yield finding("truth", tried.fault)
+    elif tried.expert is not None and not reaches(tried.expert, tried.wanted):
+        yield finding("expert", f"the demonstration earns {say(tried.expert)} of {tried.wanted:g}")
 
 
 def pixel_hash(medium: Media) -> str:

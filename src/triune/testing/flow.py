@@ -252,6 +252,9 @@ class Near(Verifier[NearParams, np.ndarray]):
         except (TypeError, ValueError) as error:
             raise InvalidReference(f"the truth must be a point [x, y], got {truth!r}") from error
 
+    def example(self, truth: JsonValue, params: NearParams) -> str:
+        return " ".join(map(str, np.asarray(truth)))
+
     def score(self, outcome: Outcome, reference: np.ndarray, params: NearParams, context: Context) -> Score:
         try:
             point = np.asarray(outcome.text.split(), np.float64).reshape(2)

@@ -1,7 +1,7 @@
 """The start-up probe: a run refuses to start when engine and learner disagree, or when the policy is blind.
 
 On a few real samples with their pictures: (1) the learner's log-probs of freshly sampled rollouts equal the engine's;
-(2) the packed layout equals rollouts laid out one by one; (3) other pictures give other log-probs.
+(2) the packed layout equals rollouts laid out one by one; (3) noise in place of any one picture gives other log-probs.
 """
 
 from __future__ import annotations
@@ -9,28 +9,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from PIL import ImageOps
+from PIL import Image
 from torch import Tensor
 
 from triune.core.errors import ParityError
 from triune.core.sample import Media, Sample
 from triune.core.trajectory import Trajectory
 from triune.policy.family import Family
-from triune.rollout.generator import Demand, Generator
+from triune.rollout.generator import Demand, Episode, Generator
 
 EXACT = 1e-4
 """Largest gap of a single log-prob in float32 between an exact engine and the learner, packed or not."""
 LOOSE = 0.5
 """Largest mean gap for an engine that does not claim to be exact (other kernels, lower precision)."""
 BLIND = 1e-5
-"""A log-prob that moves by less than this when the picture's colours are inverted did not see it."""
+"""Log-probs that move by less than this when noise takes a picture's place did not see it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Largest log-prob gaps seen: engine against learner, packed against single rows, and by showing other pictures
-    (None: no sample has any)."""
+    """Largest log-prob gaps seen: engine against learner, and packed against single rows. `swapped` is the change by the
+    picture that changes them least when noise takes its place (None: no sample has any)."""
 
     engine: float
     packed: float
@@ -40,7 +41,7 @@ class Probe:
         pictures = (
             "no sample has pictures"
             if self.swapped is None
-            else f"other pictures change them by {self.swapped:.2g}"
+            else f"without any one picture they change by at least {self.swapped:.2g}"
         )
         return (
             f"probe: log-probs of engine and learner differ by at most {self.engine:.1e}, packed and single rows by "
@@ -48,11 +49,14 @@ class Probe:
         )
 
 
-def probe(family: Family, generator: Generator, samples: Sequence[Sample], demand: Demand) -> Probe:
-    """Runs the three checks; raises ParityError saying which failed and by how much."""
+def probe(
+    family: Family, generator: Generator, samples: Sequence[Sample], demand: Demand
+) -> tuple[Probe, list[list[Episode]]]:
+    """Runs the three checks; returns what was seen and the rollouts. Raises ParityError saying which failed and by how
+    much."""
     family.begin_step(samples)
-    episodes = [e for row in generator.generate(samples, demand) for e in row]
-    trajectories = [e.trajectory for e in episodes if len(e.trajectory.decisions)]
+    groups = generator.generate(samples, demand)
+    trajectories = [e.trajectory for group in groups for e in group if len(e.trajectory.decisions)]
     if not trajectories:
         raise ParityError("no rollout of the probe has a single decision: nothing can be compared")
     with torch.no_grad():
@@ -74,39 +78,49 @@ def probe(family: Family, generator: Generator, samples: Sequence[Sample], deman
         raise ParityError(
             f"packed rows differ from single rows by {packed:.2g} in log-prob (limit {limit:g}); set policy.layout: padded"
         )
-    swapped = _swapped(family, samples, trajectories, alone)
-    if swapped is not None and not swapped > BLIND:
-        raise ParityError(
-            "other pictures change no log-prob: the policy does not see its pictures. Check the processor, the chat "
-            "template and that the prompts contain the pictures"
-        )
-    return Probe(engine, packed, swapped)
+    return Probe(engine, packed, _swapped(family, samples, trajectories, alone)), groups
 
 
 def _swapped(
     family: Family, samples: Sequence[Sample], trajectories: Sequence[Trajectory], alone: Sequence[Tensor]
 ) -> float | None:
-    """Largest change of a log-prob when a rollout is shown its prompt's pictures with inverted colours; None without
-    pictures. Pictures of the same size take the same tokens, so nothing else changes."""
-    inverted = {s.id: tuple(map(_inverted, s.media)) for s in samples if s.media}
+    """The least change of log-probs by noise in place of one picture of a prompt, over all pictures of the samples; None
+    without pictures. Raises ParityError naming a picture that nothing depends on.
+
+    Noise of the same size takes the same tokens, so nothing else changes. A sample's longest rollout is looked at.
+    """
+    noise = {s.id: tuple(map(_noise, s.media)) for s in samples if s.media}
     for sample in samples:
         if sample.media:  # makes the new pictures known
-            other = {"id": f"{sample.id} (inverted)", "media": inverted[sample.id]}
-            family.check(sample.model_copy(update=other))
-    largest: float | None = None
-    for trajectory, before in zip(trajectories, alone, strict=True):
-        if trajectory.sample not in inverted:
+            family.check(sample.model_copy(update={"id": f"{sample.id} (noise)", "media": noise[sample.id]}))
+    longest: dict[str, int] = {}
+    for index, trajectory in enumerate(trajectories):
+        best = longest.setdefault(trajectory.sample, index)
+        if len(trajectory.decisions) > len(trajectories[best].decisions):
+            longest[trajectory.sample] = index
+    least: float | None = None
+    for name, others in noise.items():
+        if name not in longest:
             continue
-        shown = tuple(m.sha256 for m in inverted[trajectory.sample])
-        media = (*shown, *trajectory.payload.media[len(shown) :])
-        seen = trajectory.model_copy(
-            update={"payload": trajectory.payload.model_copy(update={"media": media})}
-        )
-        with torch.no_grad():
-            after = family.evaluate(family.pack([seen])).logp
-        largest = max(largest or 0.0, float((after - before).abs().max()))
-    return largest
+        trajectory, before = trajectories[longest[name]], alone[longest[name]]
+        for number, other in enumerate(others):
+            media = list(trajectory.payload.media)
+            media[number] = other.sha256
+            payload = trajectory.payload.model_copy(update={"media": tuple(media)})
+            seen = trajectory.model_copy(update={"payload": payload})
+            with torch.no_grad():
+                change = float((family.evaluate(family.pack([seen])).logp - before).abs().max())
+            if not change > BLIND:
+                raise ParityError(
+                    f"sample {name!r}: noise in place of picture {number} changes no log-prob: the policy does not see it. "
+                    "Check the processor, the chat template and that the prompt contains the picture"
+                )
+            least = min(change, least if least is not None else change)
+    return least
 
 
-def _inverted(media: Media) -> Media:
-    return Media.from_image(ImageOps.invert(media.image()))
+def _noise(media: Media) -> Media:
+    """Coloured noise of the picture's size, different for each picture."""
+    width, height = media.size
+    pixels = np.random.default_rng(int(media.sha256[:8], 16)).integers(0, 256, (height, width, 3), np.uint8)
+    return Media.from_image(Image.fromarray(pixels))

@@ -124,6 +124,11 @@ class AnyVerifier(ABC, Generic[P, R]):
     def prepare(self, truth: JsonValue, sample: Sample, params: P) -> R:
         """The reference in the form that scoring needs; raises InvalidReference."""
 
+    def example(self, truth: JsonValue, params: P) -> str | None:
+        """A right answer (what goes between the answer tags), where the truth itself, as text or JSON, is not one. The
+        probe of a run and `triune data check` score it: it must earn full marks."""
+        return None
+
     def plain(self, truth: JsonValue, params: P) -> bool:
         """Of a slow verifier: whether `prepare` would certainly accept the truth, so that no worker need try it."""
         return False

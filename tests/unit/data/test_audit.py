@@ -12,9 +12,10 @@ from PIL import Image
 
 from triune.core.recipe import DataSpec, Recipe
 from triune.core.sample import Check, Media, Message, Picture, Sample, Text
-from triune.data.audit import Audit, audit, full_marks, inspect
+from triune.data.audit import Audit, audit, inspect
 from triune.data.show import annotated, contact_sheet
 from triune.verify.judge import Judge
+from triune.verify.trial import full_marks
 
 RowsFile = Callable[..., Path]
 

@@ -198,7 +198,7 @@ def test_ids_that_are_nobodys_token_cannot_be_said() -> None:
 @kinds
 def test_a_sound_policy_passes_the_probe(kind: str) -> None:
     family = tiny(kind)
-    found = probe(family, talker(family), ragged(), demand(rollouts=2))
+    found, _ = probe(family, talker(family), ragged(), demand(rollouts=2))
     assert found.engine <= 1e-5
     assert found.packed <= 1e-5
     assert found.swapped is not None
@@ -207,7 +207,7 @@ def test_a_sound_policy_passes_the_probe(kind: str) -> None:
 
 def test_without_pictures_there_is_nothing_to_be_blind_to() -> None:
     family = tiny("nano")
-    assert probe(family, talker(family), ragged()[:1], demand(rollouts=2)).swapped is None
+    assert probe(family, talker(family), ragged()[:1], demand(rollouts=2))[0].swapped is None
 
 
 @kinds

@@ -1,0 +1,128 @@
+"""How much memory a run will need, from what is known (weights, gradients, moments) and what the probe measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from triune.core.errors import RecipeError
+from triune.core.recipe import Recipe
+from triune.policy.family import Family
+from triune.rollout.generator import Episode
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes. `activations` are those of the largest micro-batch: `per_token` (measured with gradient on the probe's
+    rollouts) times `tokens`. `available` includes what the weights already take; None where it cannot be found out."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    per_token: int
+    tokens: int
+    available: int | None
+
+    @property
+    def activations(self) -> int:
+        return self.per_token * self.tokens
+
+    @property
+    def certain(self) -> int:
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        return self.certain + self.activations
+
+    def __str__(self) -> str:
+        parts = (
+            f"memory: about {_gib(self.total)} (weights {_gib(self.weights)}, gradients {_gib(self.gradients)}, "
+            f"optimiser {_gib(self.optimizer)}, activations {_gib(self.activations)}: {self.tokens} tokens of "
+            f"{self.per_token / 1024:.0f} KiB)"
+        )
+        if self.available is None:
+            return parts
+        tight = "" if self.total <= self.available else (
+            "; this may not fit: lower policy.token_budget, freeze more or train by LoRA"
+        )  # fmt: skip
+        return f"{parts}, {_gib(self.available)} available{tight}"
+
+    def refuse(self) -> None:
+        """Raises RecipeError when what is certain does not fit."""
+        if self.available is not None and self.certain > self.available:
+            raise RecipeError(
+                f"weights, gradients and optimiser take {_gib(self.certain)}, {_gib(self.available)} are available: use a "
+                "smaller model, policy.dtype: bfloat16, freeze more modules or train by LoRA"
+            )
+
+
+def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Memory:
+    """`episodes` are rollouts of the probe, whose media the family knows."""
+    parameters = [p for module in family.modules().values() for p in module.parameters()]
+    trained = sum(p.nbytes for p in parameters if p.requires_grad)
+    trajectories = [e.trajectory for e in episodes if len(e.trajectory.decisions)]
+    batch = family.pack(trajectories)
+    saved = saved_bytes(lambda: family.evaluate(batch).logp, parameters)
+    cost = sum(map(family.cost, trajectories))
+    longest = max(map(family.cost, trajectories)) + _more(recipe, episodes)
+    step = recipe.train.prompts_per_step * recipe.train.rollouts_per_prompt * longest
+    held = sum(p.nbytes for p in parameters)
+    return Memory(
+        weights=held,
+        gradients=trained,
+        optimizer=2 * trained,
+        per_token=saved // max(1, cost),
+        tokens=min(step, int(getattr(recipe.policy, "token_budget", step))),
+        available=_available(parameters[0].device, held),
+    )
+
+
+def _more(recipe: Recipe, episodes: Sequence[Episode]) -> int:
+    """Tokens by which a rollout may get longer than the longest of the probe."""
+    limit = getattr(recipe.rollout, "max_tokens", 0) * getattr(recipe.rollout, "max_turns", 1)
+    return max(0, int(limit) - max(e.outcome.num_tokens for e in episodes))
+
+
+def saved_bytes(run: Callable[[], Tensor], parameters: Sequence[Tensor]) -> int:
+    """Bytes that autograd keeps for the backward pass of what `run` returns, without the parameters themselves."""
+    known = {p.untyped_storage().data_ptr() for p in parameters}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()  # held until the count is done: an address that is freed would be given out again
+    total = sum(kept.values())
+    del result
+    return total
+
+
+def _available(device: torch.device, held: int) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + held
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    try:  # a container may be allowed less than the machine has
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    except (OSError, ValueError):
+        pass
+    return free + held
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.2f} GiB"

@@ -1,0 +1,145 @@
+"""What a run checks before it spends compute: batch arithmetic, reward routing, rewards, the policy's eyes, memory.
+
+A run that would train blind, on a constant reward or on biased ratios does not start: the error says why and what to do.
+`train.probe: false` leaves out all that needs the model to generate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from triune.algo.advantage import GroupRelative
+from triune.algo.options import ADVANTAGES, PolicyGradient
+from triune.core.errors import DataError, RecipeError
+from triune.core.recipe import Recipe
+from triune.core.sample import Sample
+from triune.core.schedule import Progress
+from triune.core.trajectory import SamplingRule
+from triune.data.mixture import Mixture
+from triune.data.source import stored
+from triune.rollout.generator import Demand, Episode
+from triune.train.memory import estimate
+from triune.train.probe import probe
+from triune.verify.trial import trial
+
+if TYPE_CHECKING:
+    from triune.loop import Loop
+
+SAMPLES = 8
+"""Samples that the policy answers before a run starts: different sources first."""
+ROLLOUTS = 2
+
+
+def check(loop: Loop) -> None:
+    """Runs every check, says what was found, raises what forbids the run: DataError, RecipeError or ParityError."""
+    recipe, mixture, monitor = loop.recipe, loop.mixture, loop.monitor
+    for label, value in recipe.arithmetic(mixture.samples_per_epoch):
+        monitor.say(f"{label}: {value}", kind="arithmetic")
+    for source, reasons in mixture.skipped.items():
+        monitor.say(f"{source}: skipped rows {dict(reasons)}", kind="skipped", source=source, **reasons)
+    _compares(recipe)
+    if recipe.data.on_bad_row == "error":
+        loop.judge.check_many(s for source in mixture.sources for s in stored(source))
+    firsts = list(_firsts(mixture))
+    _rewards(loop, firsts)
+    batch = mixture.batch(1)
+    loop.family.begin_step(batch)
+    batch = loop.usable(batch)
+    if not recipe.train.probe:
+        return
+    chosen = _different(batch, firsts)
+    if chosen is not batch:
+        loop.family.begin_step(chosen)
+        chosen = loop.usable(chosen)
+    rule = SamplingRule(temperature=recipe.rollout.temperature)  # type: ignore[attr-defined]
+    progress = Progress(step=1, total_steps=recipe.train.total_steps)
+    demand = Demand(ROLLOUTS, rule, recipe.seed, 0, progress)
+    found, groups = probe(loop.family, loop.generator, chosen, demand)
+    monitor.say(str(found), kind="probe", **asdict(found))
+    _informative(loop, groups, progress)
+    needed = estimate(loop.family, recipe, [e for group in groups for e in group])
+    monitor.say(str(needed), kind="memory", **asdict(needed))
+    needed.refuse()
+
+
+def _compares(recipe: Recipe) -> None:
+    """A group of one has nothing to compare its reward with: every advantage would be 0."""
+    algo = recipe.algo
+    if recipe.train.rollouts_per_prompt > 1 or not isinstance(algo, PolicyGradient):
+        return
+    if issubclass(ADVANTAGES[algo.advantage["kind"]], GroupRelative):
+        raise RecipeError(
+            "train.rollouts_per_prompt is 1, but algo.advantage compares the rollouts of a prompt with each other: every "
+            "advantage would be 0. Use 2 or more (8 is usual), or an advantage that needs no group"
+        )
+
+
+def _firsts(mixture: Mixture) -> Iterator[Sample]:
+    """The first sample of each source name; a file may hold rows of many."""
+    known = set[str]()
+    for source in mixture.sources:
+        for sample in [source.sample(0)] if source.num_samples is None else stored(source):
+            if sample.source not in known:
+                known.add(sample.source)
+                yield sample
+
+
+def _rewards(loop: Loop, firsts: Sequence[Sample]) -> None:
+    """One trial per source: its truth must earn full marks, and an answer that says nothing must not."""
+    tried = 0
+    for sample in firsts:
+        try:
+            loop.judge.check(sample)
+        except DataError:
+            if loop.recipe.data.on_bad_row == "error":
+                raise
+            continue  # skipped and counted when it is drawn
+        result = trial(sample, loop.judge)
+        if result is None:
+            continue
+        tried += 1
+        if result.fault is not None:
+            raise DataError(
+                f"source {sample.source!r}, sample {sample.id!r}: {result.fault}. Nothing could be learnt from that: "
+                f"mend the truth or the checks ({', '.join(check.name for check in sample.checks)}); where a right answer "
+                "is not the truth itself, give the row an `expert` answer or the verifier an `example`"
+            )
+    unseen = len(firsts) - tried
+    rest = f"; {unseen} need an episode or a group and were not tried" if unseen else ""
+    loop.monitor.say(
+        f"rewards: in {tried} of {len(firsts)} sources the truth earns full marks and an empty answer does not{rest}",
+        kind="rewards",
+    )
+
+
+def _different(batch: list[Sample], firsts: Sequence[Sample]) -> list[Sample]:
+    """Samples of as many sources as the probe has room for; the first step's own come first."""
+    by_source = {sample.source: sample for sample in reversed([*batch, *firsts])}
+    chosen = list(by_source.values())[::-1][:SAMPLES]
+    return chosen + [s for s in batch if s not in chosen][: SAMPLES - len(chosen)]
+
+
+def _informative(loop: Loop, groups: Sequence[Sequence[Episode]], progress: Progress) -> None:
+    """Says how many groups of the probe have rewards that differ: without any, nothing is learnt yet."""
+    requests = [(group[0].sample, tuple(e.outcome for e in group)) for group in groups]
+    verdicts = loop.judge.judge_many(requests, progress)
+    rewards = [[v.reward for v in group if v.reward is not None] for group in verdicts]
+    judged = sum(map(len, rewards))
+    if not judged:
+        lost = next(c for v in verdicts[0] for c in v.components if c.value is None)
+        raise DataError(
+            f"no rollout of the probe could be judged, for example {verdicts[0][0].id!r}: {lost.name}: {lost.status}: "
+            f"{lost.detail}"
+        )
+    differ = sum(max(group) > min(group) for group in rewards if group)
+    mean = sum(map(sum, rewards)) / judged
+    hint = (
+        "" if differ else "; rewards that never differ teach nothing: look at the rollouts of the first steps"
+    )
+    loop.monitor.say(
+        f"probe: {judged} of {sum(map(len, verdicts))} rollouts judged, mean reward {mean:.3f}; rewards differ in {differ} "
+        f"of {len(groups)} groups of {ROLLOUTS}{hint}",
+        kind="probe",
+    )
