@@ -172,6 +172,9 @@ class LanguageFamily:
     def cost(self, trajectory: Trajectory) -> int:
         return len(trajectory.payload.arrays["ids"])
 
+    def vision_cost(self, trajectory: Trajectory) -> int:
+        return int((trajectory.payload.arrays["ids"] == self.image_id).sum())
+
     def pack(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Rows that share each group's prompt; decisions stay in the order of the trajectories."""
         return lay_out(trajectories, self)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 
 from triune.core.errors import RecipeError
 from triune.policy.options import LanguageOptions
+from triune.policy.processor import PARTS, UNLOADABLE, load_processor
 
 if TYPE_CHECKING:
     from triune.policy.lora import Lora
@@ -34,9 +36,11 @@ def load(options: LanguageOptions) -> tuple[Any, Any]:
     """Model (safetensors weights) and processor; raises RecipeError for a missing path, other formats, undeclared code."""
     path = where(options)
     code = {"trust_remote_code": options.trust_remote_code}
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise RecipeError(f"policy.path {path!r} has no config.json. {PARTS}")
     try:
         with quiet():
-            processor = AutoProcessor.from_pretrained(path, **code)
+            processor = load_processor(path, options.trust_remote_code)
             model = AutoModelForImageTextToText.from_pretrained(
                 path,
                 use_safetensors=True,  # pickled weights can run code when they are opened
@@ -44,13 +48,18 @@ def load(options: LanguageOptions) -> tuple[Any, Any]:
                 attn_implementation=options.attention,
                 **code,
             )
-    except (OSError, ValueError, ImportError, AttributeError) as error:
+    except UNLOADABLE as error:
         hint = ""
-        if any(word in str(error).lower() for word in ("torchvision", "video processor", "video_processor")):
-            hint = ". Its processor reads video too, for which transformers needs torchvision: pip install torchvision"
-        elif not options.trust_remote_code and "trust_remote_code" in str(error):
+        if not options.trust_remote_code and "trust_remote_code" in str(error):
             hint = ". Set policy.trust_remote_code only for a checkpoint whose code you have read"
         raise RecipeError(f"policy.path {options.path!r} cannot be loaded: {error}{hint}") from error
+    # transformers makes an empty tokenizer out of a folder that has none.
+    known, rows = len(processor.tokenizer), model.get_input_embeddings().weight.shape[0]
+    if processor.tokenizer.convert_ids_to_tokens(image_id(model.config)) is None or known > rows:
+        raise RecipeError(
+            f"policy.path {path!r}: its tokenizer has {known} tokens, its model {rows} with the picture token at "
+            f"{image_id(model.config)}: the tokenizer's files are missing or another model's. {PARTS}"
+        )
     return model, processor
 
 

@@ -9,6 +9,7 @@ random, so a wrong mask, position or feature order shows at full size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -37,6 +38,8 @@ from triune.policy.language import LanguageFamily
 from triune.policy.nano.architecture import build_model, build_processor
 from triune.policy.nano.tokenizer import build_tokenizer
 from triune.policy.options import LanguageOptions
+from triune.policy.processor import still
+from triune.policy.vlm import quiet
 from triune.rollout.episode import Conversations
 from triune.rollout.generator import Demand, Episode
 from triune.rollout.native import NativeEngine
@@ -69,20 +72,11 @@ _TILES_CHAT = (
 )
 
 
-class StillProcessor(Qwen2_5_VLProcessor):  # type: ignore[misc]
-    """Qwen2.5-VL's processor without its video half, which transformers cannot even import without torchvision."""
-
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
-        super(Qwen2_5_VLProcessor, self).__init__(image_processor, tokenizer, chat_template=chat_template)
-        self.image_token, self.video_token = "<|image_pad|>", "<|video_pad|>"
-        self.image_token_id, self.video_token_id = tokenizer.convert_tokens_to_ids(
-            [self.image_token, self.video_token]
-        )
-
-
 def tokenizer_with(*special: str, eos: str = "<|end|>") -> PreTrainedTokenizerFast:
-    """nano's tokenizer with more special tokens."""
-    tokenizer = build_tokenizer()
+    """nano's words with more special tokens."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=build_tokenizer().backend_tokenizer, pad_token="<|pad|>", eos_token="<|end|>"
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     tokenizer.eos_token = eos
     return tokenizer
@@ -151,7 +145,11 @@ def qwen(seed: int = 0) -> Built:
         temporal_patch_size=2,
         size={"shortest_edge": 16 * 16, "longest_edge": 40 * 40},
     )
-    processor = StillProcessor(pictures, tokenizer, chat_template=QWEN_CHAT)
+    video = {
+        "video_processor_type": "Qwen2VLVideoProcessor", "patch_size": 4, "merge_size": 2, "temporal_patch_size": 2,
+        "size": dict(pictures.size),
+    }  # fmt: skip
+    processor = still(Qwen2_5_VLProcessor, pictures, tokenizer, video, chat_template=QWEN_CHAT)
     torch.manual_seed(seed)
     token = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
@@ -175,20 +173,36 @@ TINY: Mapping[str, Callable[[int], Built]] = {"nano": nano, "tiles": tiles, "lla
 
 
 def tiny(kind: str, seed: int = 0, **options: Any) -> LanguageFamily:
-    """A language family over a random model of one architecture; `options` are LanguageOptions.
+    """A language family over a random model of one architecture; `options` are LanguageOptions."""
+    chosen = LanguageOptions.model_validate({"attention": "eager", **options})
+    model, processor = drawn(kind, seed)
+    model = model.to(getattr(torch, chosen.dtype))
+    model.set_attn_implementation(chosen.attention)
+    return LanguageFamily(model, processor, chosen)
+
+
+def drawn(kind: str, seed: int = 0) -> Built:
+    """A random model of one architecture and its processor.
 
     Weights are drawn wider than for training, so that log-probs depend visibly on context and pictures.
     """
-    chosen = LanguageOptions.model_validate({"attention": "eager", **options})
     model, processor = TINY[kind](seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embed" not in name:
                 parameter.mul_(2.0 if kind == "nano" else 5.0)
         model.get_decoder().norm.weight.mul_(10.0 if kind == "nano" else 4.0)
-    model = model.to(getattr(torch, chosen.dtype))
-    model.set_attn_implementation(chosen.attention)
-    return LanguageFamily(model, processor, chosen)
+    return model, processor
+
+
+def write(kind: str, folder: Path, seed: int = 0) -> Path:
+    """A random model of one architecture as a Hugging Face folder: safetensors, processor, chat template, generation
+    config. What `policy.path` takes. Returns the folder."""
+    model, processor = drawn(kind, seed)
+    with quiet():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return folder
 
 
 def picture(width: int = 24, height: int = 24, seed: int = 0) -> Media:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -314,7 +313,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["nano", "tiles", "llava"])
+@kinds
 def test_saved_and_loaded_is_the_same_policy(
     kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -370,13 +369,3 @@ def test_code_in_a_checkpoint_is_not_run(saved: Path, tmp_path: Path) -> None:
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="nowhere"):
         LanguageFamily.from_pretrained(LanguageOptions(path=str(tmp_path / "nowhere")))
-
-
-@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is there")
-def test_a_processor_that_needs_torchvision_says_so(tmp_path: Path) -> None:
-    family = tiny("qwen")
-    family.save(tmp_path)
-    for file in tmp_path.glob("*.json"):
-        file.write_text(file.read_text().replace("StillProcessor", "Qwen2_5_VLProcessor"))
-    with pytest.raises(RecipeError, match="pip install torchvision"):
-        LanguageFamily.from_pretrained(LanguageOptions(path=str(tmp_path)))
