@@ -36,8 +36,10 @@ class Family(Protocol):
         ...
 
     def cost(self, trajectory: Trajectory) -> int:
-        """What a trajectory weighs in a micro-batch budget, in tokens (or the family's like unit)."""
+        """What a trajectory weighs in a micro-batch budget, in tokens (or the like); `vision_cost`: its media tokens."""
         ...
+
+    def vision_cost(self, trajectory: Trajectory) -> int: ...
 
     def pack(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Lays trajectories out for `evaluate`; decisions keep the order of the trajectories."""

@@ -107,6 +107,9 @@ class ActorFamily:
     def cost(self, trajectory: Trajectory) -> int:
         return len(trajectory.decisions)
 
+    def vision_cost(self, trajectory: Trajectory) -> int:
+        return 0
+
     def logprobs(self, observation: Tensor, rule: SamplingRule) -> Tensor:
         """f32[n, K, actions] of every action of the chunk."""
         logits = self.actor(observation).unflatten(1, (self.options.chunk, len(MOVES)))

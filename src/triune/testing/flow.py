@@ -105,6 +105,9 @@ class FlowFamily:
     def cost(self, trajectory: Trajectory) -> int:
         return len(trajectory.decisions)
 
+    def vision_cost(self, trajectory: Trajectory) -> int:
+        return 0
+
     def condition(self, sample: Sample) -> int:
         number = sample.messages[-1].text.removeprefix("condition ")
         if not number.isdigit() or int(number) >= self.options.conditions:

@@ -64,6 +64,9 @@ class TableFamily:
     def cost(self, trajectory: Trajectory) -> int:
         return len(trajectory.payload.arrays["ids"])
 
+    def vision_cost(self, trajectory: Trajectory) -> int:
+        return 0
+
     def pack(self, trajectories: Sequence[Trajectory]) -> Batch:
         rows, turns, lasts = [], [], []
         for row, one in enumerate(trajectories):
