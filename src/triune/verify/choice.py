@@ -19,10 +19,14 @@ _NAMED = re.compile(r"(?<![\w'])(?!A\s+[a-z])([A-Z])(?![\w'])")
 
 
 class ChoiceParams(AnswerParams):
-    """`options`: the texts of the options in order, if the text itself is accepted as an answer; else `num_options`."""
+    """Of `choice`."""
 
-    options: tuple[str, ...] = Field(default=(), max_length=26)
-    num_options: int = Field(default=5, ge=2, le=26)
+    options: tuple[str, ...] = Field(
+        default=(), max_length=26, description="texts of the options in order, which are then answers too"
+    )
+    num_options: int = Field(
+        default=5, ge=2, le=26, description="how many there are, where no texts are given"
+    )
 
     @property
     def letters(self) -> str:

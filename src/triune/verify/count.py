@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from triune.core.sample import Sample
 from triune.core.verdict import Outcome
@@ -12,9 +12,9 @@ from triune.verify.verifier import Case, Context, InvalidReference, Score, Unpar
 
 
 class CountingParams(AnswerParams):
-    """`graded`: max(0, 1 - |a - b| / max(b, 1)) instead of equality."""
+    """Of `count`."""
 
-    graded: bool = False
+    graded: bool = Field(False, description="max(0, 1 - |a - b| / max(b, 1)) instead of equality")
 
 
 @register("count")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from triune.core.base import Frozen
 from triune.core.sample import Sample
@@ -15,9 +15,9 @@ PREFIX = "env/"
 
 
 class EnvParams(Frozen):
-    """`threshold`: a sum at or above it is correct."""
+    """Of a check `env/NAME`."""
 
-    threshold: float = 1.0
+    threshold: float = Field(1.0, description="a sum at or above it is correct")
 
 
 class EnvReward(Verifier[EnvParams, None]):

@@ -14,7 +14,9 @@ import json
 import re
 import unicodedata
 import warnings
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from triune.core.base import Frozen
 from triune.verify.verifier import Unparsed
@@ -28,11 +30,14 @@ _END = re.compile(r"(?:\s*(?:<\|[a-z_]{1,20}\|>|</s>|<eos>|<pad>))+\s*$")
 _BRACES = re.compile(r"\\+boxed\s*\{|\\.|[{}]", re.DOTALL)
 _FENCE = re.compile(r"```[A-Za-z0-9_]*[ \t]*\n?(.*?)\n?```", re.DOTALL)
 
-AnswerSource = Literal["tag", "boxed", "text"]
+AnswerSource = Annotated[
+    Literal["tag", "boxed", "text"],
+    Field(description="the only answer block, the last box after the thoughts, or all text after them"),
+]
 
 
 class AnswerParams(Frozen):
-    """Parameters of every verifier that reads an answer: `answer` says where it is found."""
+    """Parameters of every verifier that reads an answer."""
 
     answer: AnswerSource = "tag"
 

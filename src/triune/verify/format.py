@@ -18,9 +18,13 @@ THOUGHT = "<think>two reds</think> <answer>2</answer>"
 
 
 class CountParams(Frozen):
-    """`tags`: each should occur exactly once."""
+    """Of `format_count`."""
 
-    tags: tuple[str, ...] = Field(default=("<think>", "</think>", "<answer>", "</answer>"), min_length=1)
+    tags: tuple[str, ...] = Field(
+        default=("<think>", "</think>", "<answer>", "</answer>"),
+        min_length=1,
+        description="each should occur exactly once",
+    )
 
 
 @register("format_count")
@@ -44,11 +48,13 @@ class FormatCount(Verifier[CountParams, None]):
 
 
 class StrictParams(Frozen):
-    """`blocks`: tag names in order. `min_length`: characters of each body, stripped. `nested`: allow tags in bodies."""
+    """Of `format_strict`."""
 
-    blocks: tuple[str, ...] = Field(default=("think", "answer"), min_length=1)
-    min_length: int = Field(default=0, ge=0)
-    nested: bool = False
+    blocks: tuple[str, ...] = Field(
+        default=("think", "answer"), min_length=1, description="names of the tags, in order"
+    )
+    min_length: int = Field(default=0, ge=0, description="least characters of each body, stripped")
+    nested: bool = Field(False, description="allow tags inside the bodies")
 
 
 @register("format_strict")
@@ -99,9 +105,9 @@ def _bodies(text: str, blocks: tuple[str, ...]) -> list[str] | None:
 
 
 class BoxParams(Frozen):
-    """`think`: the box must follow a think block."""
+    """Of `format_boxed`."""
 
-    think: bool = True
+    think: bool = Field(True, description="the box must follow a think block")
 
 
 @register("format_boxed")
@@ -133,9 +139,9 @@ class FormatBoxed(Verifier[BoxParams, None]):
 
 
 class JsonParams(ItemParams):
-    """`graded`: the share of valid items instead of 1 only when all are."""
+    """Of `format_json`."""
 
-    graded: bool = False
+    graded: bool = Field(False, description="the share of valid items, instead of 1 only when all are")
 
 
 @register("format_json")

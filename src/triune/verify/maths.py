@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from triune.core.sample import Sample
 from triune.core.verdict import Outcome
@@ -21,10 +21,12 @@ _WORDS = re.compile(r"[^\W\d_]+(?:[\s'’.-]+[^\W\d_]+)*")
 
 
 class MathParams(AnswerParams):
-    """`ignore_case`: A equals a, as in the released V-Triune code; its definition keeps them apart."""
+    """Of `math`, whose answers stand in a box."""
 
     answer: AnswerSource = "boxed"
-    ignore_case: bool = False
+    ignore_case: bool = Field(
+        False, description="A equals a, as in the released V-Triune code; its definition keeps them apart"
+    )
 
 
 @register("math")

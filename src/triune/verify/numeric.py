@@ -21,15 +21,20 @@ _NUMBER = re.compile(
 
 
 class NumericParams(AnswerParams):
-    """`rel`, `abs`: correct within max(rel * |reference|, abs). `ramp` (lo, hi) in relative error makes the value
-    fall from 1 at lo to 0 at hi as half a cosine. `units`: texts that may stand before or after the number; any other
-    text makes it unreadable. `percent`: `fraction` reads 45% as 0.45, `ignore` as 45."""
+    """Of `numeric`: correct is an error of at most max(`rel` * |reference|, `abs`)."""
 
-    rel: float = Field(default=1e-6, ge=0)
-    abs: float = Field(default=1e-9, ge=0)
-    ramp: tuple[float, float] | None = None
-    units: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    percent: Literal["fraction", "ignore"] = "fraction"
+    rel: float = Field(default=1e-6, ge=0, description="tolerance relative to the reference")
+    abs: float = Field(default=1e-9, ge=0, description="tolerance in the number's own unit")
+    ramp: tuple[float, float] | None = Field(
+        None,
+        description="(lo, hi): the value falls from 1 to 0 between these relative errors, as half a cosine",
+    )
+    units: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="texts that may stand before or after the number; any other makes it unreadable"
+    )
+    percent: Literal["fraction", "ignore"] = Field(
+        "fraction", description="`fraction` reads 45% as 0.45, `ignore` as 45"
+    )
 
     @model_validator(mode="after")
     def _ramp_rises(self) -> NumericParams:

@@ -16,21 +16,23 @@ from triune.verify.verifier import Case, Context, InvalidReference, Score, Verif
 
 
 class TextParams(AnswerParams):
-    """`lower`: letter case does not matter."""
+    """Of verifiers that compare texts."""
 
-    lower: bool = False
+    lower: bool = Field(False, description="letter case does not matter")
 
 
 class LooseParams(TextParams):
-    """Letter case does not matter unless `lower` is switched off."""
+    """Of verifiers that measure how near two texts are."""
 
-    lower: bool = True
+    lower: bool = Field(True, description="letter case does not matter")
 
 
 class AnlsParams(LooseParams):
-    """`tau`: a normalised edit distance at or above it scores 0."""
+    """Of `anls`."""
 
-    tau: float = Field(default=0.5, gt=0, le=1)
+    tau: float = Field(
+        default=0.5, gt=0, le=1, description="a normalised edit distance at or above it scores 0"
+    )
 
 
 def references(truth: JsonValue, lower: bool) -> tuple[str, ...]:
