@@ -1,6 +1,7 @@
 # make quickstart [SEED=n]   environment, install, train the embedded model on the embedded tasks, evaluate
 # make test                  environment, install with development tools, all tests
 # make lint                  formatting, style and types
+# make docs                  the documentation in build/docs; a warning is an error
 # make nano                  rebuild the embedded model's weights
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 SEED ?= 0
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: quickstart test lint format nano clean
+.PHONY: quickstart test lint format docs nano clean
 
 quickstart: $(VENV)/.train
 	$(BIN)/python -m triune.quickstart --seed $(SEED)
@@ -27,6 +28,9 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q -d build/doctrees docs build/docs
 
 nano: $(VENV)/.train
 	$(BIN)/python -m triune.policy.nano.build

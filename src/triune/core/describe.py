@@ -52,22 +52,22 @@ def leaves(model: type[BaseModel] = Recipe, prefix: str = "", plugins: bool = Fa
                         leaf for leaf in leaves(options, f"{key}({kind}).") if not leaf.key.endswith(").kind")
                     ]
             continue
-        found.append(Leaf(key, _type(info.annotation), default, info.description or ""))
+        found.append(Leaf(key, type_name(info.annotation), default, info.description or ""))
     return found
 
 
-def _type(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " | ".join(map(repr, args))
     if origin is Annotated:
-        return _type(args[0])
+        return type_name(args[0])
     if origin in (Union, UnionType):
-        return " | ".join(map(_type, args))
+        return " | ".join(map(type_name, args))
     if origin is tuple and args[-1] is not ...:
-        return f"[{', '.join(map(_type, args))}]"
+        return f"[{', '.join(map(type_name, args))}]"
     if origin is tuple:
-        return f"list of {_type(args[0])}"
+        return f"list of {type_name(args[0])}"
     if annotation is type(None):
         return "null"
     return annotation.__name__ if isinstance(annotation, type) and not args else str(annotation)
