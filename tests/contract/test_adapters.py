@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +78,64 @@ def test_a_broken_picture_names_file_row_and_picture(kind: str, example: int, fo
     assert caught.value.reason == "broken_media"  # type: ignore[attr-defined]
 
 
-def test_more_pictures_than_places_are_refused(kind: str, example: int, folder: Path) -> None:
+def test_every_picture_is_shown_once_or_the_row_is_refused(kind: str, example: int, folder: Path) -> None:
     values = values_of(kind, example)
     key = next((k for k in ("images", "image", "media") if k in values), None)
     if key is None:
         return  # pictures sit in the conversation itself, so they cannot disagree with it
     many = values[key] if isinstance(values[key], list) else [values[key]]
     values[key] = many * 2
-    with pytest.raises(DataError, match="row 17") as caught:
-        convert(kind, values, folder)
-    assert isinstance(caught.value, MediaMismatch) or "must be shown exactly once" in str(caught.value)
+    refusal = None
+    try:
+        sample = convert(kind, values, folder)
+    except DataError as error:
+        refusal = error
+    if refusal is None:  # a format that does not say where pictures go
+        assert [b.media for m in sample.messages for b in m.content if isinstance(b, Picture)] == [0, 1]
+    else:
+        assert "row 17" in str(refusal)
+        assert isinstance(refusal, MediaMismatch) or "must be shown exactly once" in str(refusal)
+
+
+@pytest.mark.parametrize("way", ["parent", "absolute", "link"])
+def test_a_picture_outside_the_data_folder_is_refused_unless_it_is_allowed(
+    kind: str, example: int, way: str, folder: Path
+) -> None:
+    (inside := folder / "inside").mkdir()
+    outside = (folder / "picture.png").rename(folder / "elsewhere.png")
+    (inside / "link.png").symlink_to(outside)
+    named = {"parent": "../elsewhere.png", "absolute": str(outside), "link": "link.png"}[way]
+    values = renamed(values_of(kind, example), named)
+    with pytest.raises(DataError, match=r"row 17: .*leads out of the data folder.*allow_outside") as caught:
+        convert(kind, values, inside)
+    assert caught.value.reason == "outside_folder"  # type: ignore[attr-defined]
+    row = Row(values, inside / "counting_toy_2.jsonl", 17, inside, "toy", outside=True)
+    assert ADAPTERS[kind](kind=kind, allow_outside=True).sample(row).media[0].size == (32, 16)
+
+
+def test_its_own_rows_are_recognised_and_others_are_told_about_it(
+    kind: str, example: int, folder: Path
+) -> None:
+    row = Row(values_of(kind, example), folder / "rows.jsonl", 0, folder)
+    ADAPTERS[kind](kind=kind).recognise(row)
+    told = []
+    for other in set(ADAPTERS) - {kind}:
+        try:
+            ADAPTERS[other](kind=other).recognise(row)
+        except DataError as error:
+            told.append(str(error))
+    assert told
+    for text in told:
+        assert re.search(rf"rows.jsonl, row 0: .*the columns are .*set adapter: .*{kind}", text)
+    with pytest.raises(
+        DataError, match=r"row 0: .*It wants .*the columns are colour, size: .* missing. No adapter"
+    ):
+        ADAPTERS[kind](kind=kind).recognise(replace(row, values={"colour": "red", "size": 3}))
+
+
+def test_a_file_holds_one_adapter(kind: str, example: int) -> None:
+    modules = [ADAPTERS[name].__module__ for name in ADAPTERS]
+    assert len(set(modules)) == len(modules)
 
 
 @pytest.mark.parametrize("junk", [None, 3.5, True, "x", [1], {"a": 1}, [], {}, b"\x00"])
@@ -104,6 +154,15 @@ def test_damage_anywhere_is_a_data_error_or_harmless(
                 del node[path[-1]]
             with contextlib.suppress(DataError):  # anything else escapes and fails
                 assert isinstance(convert(kind, values, folder), Sample)
+
+
+def renamed(value: Any, name: str) -> Any:
+    """The same values with another name for the picture."""
+    if isinstance(value, dict):
+        return {key: renamed(inner, name) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [renamed(inner, name) for inner in value]
+    return name if value == "picture.png" else value
 
 
 def paths(value: Any, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Foreign rows: reading files of rows, and typed access to a row whose errors say what is wrong and where."""
+"""Foreign rows: typed access to a row whose errors say what is wrong, and where."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from pydantic import ValidationError
 
 from triune.core.errors import DataError, MediaMismatch, nearest
 from triune.core.sample import Block, Media, Message, Picture, Sample, Text
-from triune.data import parquet
+from triune.data.cache import cached
 
 Reason = Literal[
-    "missing_field", "wrong_type", "missing_media", "broken_media", "placeholders", "unsupported", "invalid", "duplicate_id"
+    "missing_field", "wrong_type", "missing_media", "broken_media", "outside_folder", "placeholders", "unsupported",
+    "invalid", "duplicate_id",
 ]  # fmt: skip
 """Why a row cannot become a sample; skipped rows are counted under it."""
 
@@ -46,7 +47,9 @@ class Row:
     """One row of a file. `folder` is where relative media paths start; `path` the key path of a nested row; `prefix`
     the file's name in ids, where its own is not unique.
 
-    `split` and `seed` are for adapters that word a prompt: drawn per sample in training, fixed when held out.
+    `split` and `seed` are for adapters that word a prompt: drawn per sample in training, fixed when held out. `rest` are
+    further rows of the same sample, in formats that spread one over several. `outside` allows pictures outside `folder`;
+    `cached` moves pictures that are given by value to the cache folder, so that they do not fill the memory.
     """
 
     values: Mapping[str, Any]
@@ -58,6 +61,9 @@ class Row:
     seed: int = 0
     path: str = ""
     prefix: str = ""
+    rest: tuple[Row, ...] = ()
+    outside: bool = False
+    cached: bool = False
 
     def error(self, reason: Reason, message: str) -> BadRow:
         kind = PlaceholderMismatch if reason == "placeholders" else BadRow
@@ -115,7 +121,7 @@ class Row:
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path") or value.get("url")
         if isinstance(value, Image.Image):
-            return Media.from_image(value)
+            return self.kept(Media.from_image(value))
         uri = None
         if isinstance(value, str | Path):
             value, uri = self._read(where, str(value))
@@ -128,11 +134,16 @@ class Row:
                 "wrong_type", f"{where} must be a path, bytes or a PIL image, got {type(value).__name__}"
             )
         try:
-            return Media.from_bytes(value, uri)
+            media = Media.from_bytes(value, uri)
         except DataError as error:
             raise self.error(
                 "broken_media", f"{where} ({uri or 'bytes'}) {error}; re-export it or skip the row"
             ) from error
+        return self.kept(media)
+
+    def kept(self, media: Media) -> Media:
+        """The picture, its bytes on disk instead of in memory where the file is large."""
+        return cached(media) if self.cached and media.data is not None else media
 
     def _read(self, where: str, location: str) -> tuple[bytes, str | None]:
         if location.startswith("data:"):
@@ -144,7 +155,7 @@ class Row:
             raise self.error(
                 "unsupported", f"{where} is a remote address {location!r}; download it and give a path"
             )
-        path = self.folder / location.removeprefix("file://")
+        path = self.located(where, location.removeprefix("file://"))
         try:
             return path.read_bytes(), str(path)
         except OSError as error:
@@ -152,6 +163,17 @@ class Row:
                 "missing_media", f"{where} names {str(path)!r}, which cannot be read ({error.strerror}); "
                 "relative paths start at the data file's folder, or at `folder` of the adapter",
             ) from error  # fmt: skip
+
+    def located(self, where: str, location: str) -> Path:
+        """The place that a row's path means. Raises DataError when it leads out of the data folder and may not."""
+        path = self.folder / location
+        if not self.outside and not path.resolve().is_relative_to(self.folder.resolve()):
+            raise self.error(
+                "outside_folder", f"{where} names {location!r}, which leads out of the data folder {str(self.folder)!r} to "
+                f"{str(path.resolve())!r}; set `folder` of the adapter to the folder that holds the pictures, or "
+                "`allow_outside: true`",
+            )  # fmt: skip
+        return path
 
     def messages(self, key: str, images: Sequence[Media]) -> tuple[Message, ...]:
         """A conversation with every picture in its place.
@@ -225,46 +247,6 @@ class Row:
             raise self.error("invalid", _first(error)) from error
         except TypeError as error:
             raise self.error("wrong_type", str(error)) from error
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet, JSON Lines or JSON (list) file, as dicts. Raises DataError naming file and line."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        yield from parquet.rows(path)
-        return
-    if suffix not in (".jsonl", ".json"):
-        raise DataError(f"{path}: unknown file type {suffix!r}; use .parquet, .jsonl or .json")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-    rows = _json_list(path, text) if suffix == ".json" else _json_lines(path, text)
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: must be an object, got {_short(row)}")
-        yield row
-
-
-def _json_list(path: Path, text: str) -> list[Any]:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from error
-    if not isinstance(rows, list):
-        raise DataError(
-            f"{path}: a .json data file must hold a list of objects; use .jsonl for one object a line"
-        )
-    return rows
-
-
-def _json_lines(path: Path, text: str) -> Iterator[Any]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON: {error.msg}") from error
 
 
 def _short(value: Any) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-import glob
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Literal, Protocol
 
 from triune.core.errors import DataError, RecipeError, nearest
@@ -15,7 +14,8 @@ from triune.core.recipe import DataSpec, SourceSpec
 from triune.core.sample import Sample
 from triune.data.adapters import ADAPTERS, Adapter
 from triune.data.params import Params, with_params
-from triune.data.rows import BadRow, Row, read_rows
+from triune.data.reading import Rows, Table, tables
+from triune.data.rows import BadRow, Row
 
 Split = Literal["train", "heldout"]
 EMBEDDED = "embedded/"
@@ -74,14 +74,15 @@ class EmbeddedSource:
 class TableSource:
     """The rows of one or more files, through an adapter; every row is read and checked when the source is opened.
 
-    `path` is a file or a glob. A share `heldout_fraction` of the rows, chosen by their id, forms the held-out split,
-    unless that has a file of its own. Bad rows raise DataError, or with `on_bad_row='skip'` are counted in `skipped`
-    by reason. Duplicate ids are bad rows.
+    `path` is a file, a glob, a Hugging Face data set or rows in Python (see `triune.data.reading.tables`). A share
+    `heldout_fraction` of the rows, chosen by their id, forms the held-out split, unless that has a file of its own. Rows of
+    another format raise DataError. Bad rows raise DataError, or with `on_bad_row='skip'` are counted in `skipped` by reason.
+    Duplicate ids are bad rows.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | Rows,
         adapter: str | Adapter = "triune",
         *,
         name: str = "",
@@ -92,11 +93,12 @@ class TableSource:
         params: Params | None = None,
     ) -> None:
         self.adapter = ADAPTERS[adapter](kind=adapter) if isinstance(adapter, str) else adapter
-        self.name, self.path, self.split, self.seed = name or Path(path).stem, path, split, seed
+        self.path, found = path if isinstance(path, str) else "rows", tables(path)
+        self.name, self.split, self.seed = name or found[0].prefix, split, seed
         self.skipped: Counter[str] = Counter()
         self._by_id: dict[str, Sample] = {}
         ids: dict[str, str] = {}
-        for row in self._rows(path):
+        for row in (row for table in found for row in self.adapter.group(self._rows(table))):
             try:
                 sample = with_params(self.adapter.sample(row), params or {})
                 where = f"{row.file}, row {row.number}"
@@ -113,19 +115,27 @@ class TableSource:
         self._samples = list(self._by_id.values())
         if not self._samples:
             raise DataError(
-                f"source {self.name!r} has no usable {split} rows in {path} (skipped: {dict(self.skipped)})"
+                f"source {self.name!r} has no usable {split} rows in {self.path} (skipped: {dict(self.skipped)})"
             )
 
-    def _rows(self, path: str) -> Iterator[Row]:
-        files = sorted(glob.glob(path, recursive=True))
-        if not files:
-            raise DataError(f"source {self.name!r}: no file matches {path!r}")
-        names = [Path(file).stem for file in files]
-        for file, name in zip(map(Path, files), names, strict=True):
-            folder = self.adapter.folder or file.parent
-            prefix = name if names.count(name) == 1 else f"{file.parent.name}/{name}"
-            for number, values in enumerate(read_rows(file)):
-                yield Row(values, file, number, folder, self.name, self.split, self.seed, prefix=prefix)
+    def _rows(self, table: Table) -> Iterator[Row]:
+        row = Row(
+            {},
+            table.file,
+            0,
+            self.adapter.folder or table.folder,
+            self.name,
+            self.split,
+            self.seed,
+            prefix=table.prefix,
+            outside=self.adapter.allow_outside,
+            cached=table.large,
+        )
+        for number, values in enumerate(table.rows()):
+            row = replace(row, values=values, number=number)
+            if number == 0:
+                self.adapter.recognise(row)
+            yield row
 
     @property
     def task(self) -> str:

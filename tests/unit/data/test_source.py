@@ -16,6 +16,7 @@ from triune.core.errors import DataError, MediaMismatch, RecipeError
 from triune.core.recipe import DataSpec
 from triune.data import parquet
 from triune.data.adapters import ADAPTERS
+from triune.data.adapters.triune import Native
 from triune.data.mixture import Mixture
 from triune.data.rows import Row
 from triune.data.source import EmbeddedSource, TableSource, match, open_sources
@@ -51,7 +52,7 @@ def test_files_of_one_name_in_several_folders_have_ids_of_their_own(
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         rows_file(2, f"{folder}/rows.jsonl", change)
-    source = TableSource(str(tmp_path / "*" / "rows.jsonl"))
+    source = TableSource(str(tmp_path / "*" / "rows.jsonl"), Native(folder=tmp_path))
     assert [source.sample(i).id for i in range(4)] == ["a/rows/0", "a/rows/1", "b/rows/0", "b/rows/1"]
 
 
@@ -117,7 +118,7 @@ def test_nothing_usable_is_an_error_even_when_skipping(rows_file: RowsFile) -> N
         ("x.jsonl", '\n{"a": \n', r"x\.jsonl, line 2: not JSON"),
         ("x.jsonl", "[1]\n", r"row 0: must be an object"),
         ("x.json", '{"a": 1}', "must hold a list"),
-        ("x.csv", "a,b", "unknown file type"),
+        ("x.txt", "a,b", "unknown file type"),
         ("x.parquet", "PAR1 no", "cannot be read as Parquet"),
     ],
 )

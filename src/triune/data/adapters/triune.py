@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 from triune.core.sample import Media, Sample
 from triune.data import parquet
-from triune.data.adapters import ADAPTERS, Adapter
+from triune.data.adapters import ADAPTERS, Adapter, Columns
 from triune.data.rows import Row
 
 
@@ -35,6 +34,9 @@ class Native(Adapter):
 
     kind: Literal["triune"] = "triune"
 
+    def wants(self) -> tuple[Columns, ...]:
+        return (("messages", "checks"),)
+
     def sample(self, row: Row) -> Sample:
         values = dict(row.values)
         media = values.get("media")
@@ -55,9 +57,9 @@ class Native(Adapter):
         return row.sample_json(values)
 
     def _located(self, row: Row, media: Media) -> Media:
-        if media.uri is None or Path(media.uri).is_file():
-            return media
-        path = row.folder / media.uri
+        if media.uri is None:
+            return row.kept(media)
+        path = row.located("media", media.uri)
         if not path.is_file():
             raise row.error("missing_media", f"media names {media.uri!r}, which does not exist")
         return media.model_copy(update={"uri": str(path)})

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue
 
 from triune.core.errors import nearest
 from triune.core.sample import Check, Message, Sample, Text
-from triune.data.adapters import ADAPTERS, Adapter
+from triune.data.adapters import ADAPTERS, Adapter, Columns
 from triune.data.rows import Row
 from triune.verify.boxes import DYNAMIC_IOU
 from triune.verify.extract import last_boxed, read_json
@@ -155,6 +155,10 @@ class VTriune(Adapter):
     prompt_pool: bool = Field(
         True, description="ask for a boxed answer in varied words; off: the bare questions"
     )
+
+    def wants(self) -> tuple[Columns, ...]:
+        truths = ("reward_model.answer", "reward_model.ground_truth")
+        return tuple(("prompt", "reward_model.verifier", truth) for truth in truths)
 
     def sample(self, row: Row) -> Sample:
         reward = row.nested("reward_model")
