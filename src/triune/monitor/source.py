@@ -2,7 +2,7 @@
 
 "Correct" is each verifier's own threshold instead of reward == 1, an empty set has no mean instead of NaN, and a
 rollout that could not be judged is counted by its status instead of scored 0. Names are TRL's where it has one; see
-`docs/monitor.md`.
+`docs/metrics.md`.
 """
 
 from __future__ import annotations

@@ -222,7 +222,7 @@ def test_every_name_is_documented() -> None:
     scored = [*group([1.0, 0.0, None]), make_scored(0.0, rank=3, reason="overlong", metrics={"iou": 0.5})]
     scored.append(make_scored(rank=4, text="wait", outcome={"calls": (Call(turn=0, name="crop"),)}))
     documented = set(
-        re.findall(r"`([^`\s]+)`", (Path(__file__).parents[3] / "docs" / "monitor.md").read_text())
+        re.findall(r"`([^`\s]+)`", (Path(__file__).parents[3] / "docs" / "metrics.md").read_text())
     )
     names = {re.sub(r"^verifier/.*", "verifier/*", metric.name) for metric in rollout_metrics(scored)}
     assert len(names) > 25

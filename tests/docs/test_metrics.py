@@ -1,0 +1,201 @@
+"""docs/metrics.md lists what runs log, with its labels: nothing is missing, and nothing is there that no run logs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sqlite3
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+from triune.algo.advantage import GroupRelative
+from triune.algo.options import ADVANTAGES
+from triune.core.loading import find_recipe
+from triune.core.recipe import Recipe
+from triune.core.sample import EnvSpec, Message, Sample, Text
+from triune.core.verdict import Call
+from triune.data import parquet
+from triune.data.mixture import Mixture
+from triune.envs import ENVIRONMENTS, Turn
+from triune.loop import Loop
+from triune.testing.actor import grid_samples
+
+from .pages import ROOT
+
+Names = dict[str, set[str]]
+"""The labels of a metric, by its name."""
+
+
+def documented() -> Names:
+    """From the page's tables; the labels that a section gives to all of its rows are added."""
+    found: Names = {}
+    for section in (ROOT / "docs/metrics.md").read_text().split("\n## "):
+        if section.startswith("Look at these first"):
+            continue
+        common = {"source", "task"} if "All have the labels `source` and `task`" in section else set()
+        rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("| `")]
+        for names, labels, *_ in rows:
+            for name in re.findall(r"`([^`]+)`", names):
+                assert name not in found, f"{name} is documented twice"
+                found[name] = common | set(re.findall(r"`([^`]+)`", labels))
+    return found
+
+
+def logged(run_dir: Path) -> Names:
+    with contextlib.closing(sqlite3.connect(run_dir / "metrics.sqlite")) as db:
+        rows = db.execute("SELECT DISTINCT name, source, task, component, labels FROM metrics").fetchall()
+    found: Names = {}
+    for name, *columns, labels in rows:
+        given = zip(("source", "task", "component"), columns, strict=True)
+        found.setdefault(name, set()).update({label for label, value in given if value}, json.loads(labels))
+    return found
+
+
+KEYS = (
+    "train.total_steps=2", "train.prompts_per_step=8", "train.rollouts_per_prompt=4", "rollout.max_tokens=40",
+    "data.heldout_per_source=2", "judge.workers=0", "monitor.sinks=[]",
+)  # fmt: skip
+
+
+def seeing(run_dir: Path) -> None:
+    """nano on two tasks, with an evaluation on the way."""
+    recipe = Recipe.load(
+        find_recipe("quickstart"),
+        (
+            *KEYS,
+            "train.eval_every=2",
+            "data.sources=[{name: embedded/counting/*}, {name: embedded/grounding/digit}]",
+            "algo.terms=[{kind: ppo_clip}, {kind: entropy, coef: 0.01}]",
+            'monitor.words=["1"]',  # which some answers hold, and some do not
+        ),
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.run()
+
+
+class Fragile:
+    """Counts as a tool call; every third world breaks."""
+
+    made = 0
+
+    def reset(self, sample: Sample, seed: int) -> None:
+        type(self).made += 1
+
+    def step(self, text: str) -> Turn:
+        if self.made % 3 == 0:
+            raise OSError("broken")
+        return Turn(calls=(Call(turn=0, name="look"),))
+
+    def close(self) -> None:
+        return
+
+
+class Forgetful(GroupRelative):
+    """Leaves the first decision of a step out."""
+
+    kind: Literal["forgetful"] = "forgetful"  # type: ignore[assignment]
+
+    def __call__(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        credit = super().__call__(*args, **kwargs)
+        credit.masked = torch.arange(len(credit.advantage)) == 0
+        return credit
+
+
+def troubled(run_dir: Path) -> None:
+    """Worlds that break, an estimator that masks, and a prompt that does not fit."""
+    drawn = Mixture.of(
+        Recipe.load(find_recipe("quickstart"), ("data.sources=[{name: embedded/counting/*}]",))
+    )
+    samples = [drawn.draw(n).model_copy(update={"env": EnvSpec(name="fragile")}) for n in range(7)]
+    long = Message(role="user", content=(*samples[0].messages[-1].content, Text(text="and so on, " * 4000)))
+    samples.append(samples[0].model_copy(update={"id": "long", "messages": (long,)}))
+    run_dir.mkdir()
+    parquet.write(run_dir / "rows.parquet", samples, Sample)
+    recipe = Recipe.load(
+        find_recipe("quickstart"),
+        (
+            *KEYS,
+            f"data.sources=[{{name: rows, path: {run_dir / 'rows.parquet'}}}]",
+            "data.on_bad_row=skip",
+            "algo.advantage={kind: forgetful}",
+            "judge.max_failure_rate=1.0",
+        ),
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.step()
+
+
+def acting(run_dir: Path) -> None:
+    """An actor with a critic."""
+    run_dir.mkdir()
+    rows = run_dir / "rows.jsonl"
+    rows.write_text("\n".join(sample.model_dump_json() for sample in grid_samples(8)))
+    recipe = Recipe.model_validate(
+        {
+            "name": "grid",
+            "data": {"sources": [{"name": "grid", "path": str(rows)}]},
+            "policy": "actor",
+            "rollout": "grid",
+            "algo": {
+                "kind": "policy_gradient",
+                "advantage": {"kind": "gae"},
+                "terms": [{"kind": "ppo_clip"}, {"kind": "value"}],
+            },
+            "train": {"total_steps": 1, "prompts_per_step": 8},
+            "judge": {"workers": 0},
+            "monitor": {"sinks": []},
+        }
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.run()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
+    """What small runs log, with mishaps that not every run has."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("runs")
+    names: Names = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENTS._items, "fragile", Fragile)
+        patch.setitem(ADVANTAGES._items, "forgetful", Forgetful)
+        for make in (seeing, troubled, acting):
+            make(folder / make.__name__)
+            for name, labels in logged(folder / make.__name__).items():
+                names.setdefault(name, set()).update(labels)
+    return names
+
+
+def matching(name: str, patterns: Sequence[str]) -> list[str]:
+    return [pattern for pattern in patterns if fnmatchcase(name, pattern)]
+
+
+def test_every_metric_of_a_run_is_on_the_page_with_its_labels(found: Names) -> None:
+    page = documented()
+    assert len(found) > 60
+    missing = [name for name in found if not matching(name, list(page))]
+    assert not missing, f"docs/metrics.md says nothing about {missing}"
+    for name, labels in found.items():
+        (pattern,) = matching(name, list(page))
+        assert labels <= page[pattern], f"{name} has the labels {sorted(labels)}"
+
+
+def test_every_metric_on_the_page_is_logged(found: Names) -> None:
+    for pattern, labels in documented().items():
+        seen = [found[name] for name in found if fnmatchcase(name, pattern)]
+        assert seen, f"no run logs {pattern}"
+        assert set.union(*seen) == labels, f"{pattern}: the page gives the labels {sorted(labels)}"
+
+
+def test_the_first_table_names_metrics_that_exist() -> None:
+    text = (ROOT / "docs/metrics.md").read_text()
+    table = text.split("## Look at these first")[1].split("\n## ")[0]
+    phases = {"eval", "max"}
+    for name in set(re.findall(r"`([^`]+)`", table)) - phases:
+        assert name in documented(), name
