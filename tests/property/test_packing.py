@@ -12,97 +12,109 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from triune.policy.nano.tokenizer import build_tokenizer
-from triune.policy.packing import Rows, Tree, choose_parts, pack, row_cost, text_tree
-
-lengths = st.integers(0, 7)
+from triune.policy.packing import Path, Rows, alone, grow, pack, text_path
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> list[Tree]:
-    """Trees whose ids are all different, so that a column is known by its id; positions on 1 or 3 axes."""
-    axes, count, made = draw(st.sampled_from([1, 3])), 0, []
-    for _ in range(draw(st.integers(1, 4))):
-        prefix = np.arange(count + 1, count + 1 + draw(st.integers(1, 7)), dtype=np.int32)
-        count += len(prefix)
-        branches = []
-        for _ in range(draw(st.integers(0, 4))):
-            branches.append(np.arange(count + 1, count + 1 + draw(lengths), dtype=np.int32))
-            count += len(branches[-1])
-        along = [
-            np.stack([10 * a + len(prefix) + np.arange(len(b), dtype=np.int64) for a in range(axes)])
-            for b in branches
-        ]
-        places = np.stack([10 * a + np.arange(len(prefix), dtype=np.int64) for a in range(axes)])
-        made.append(Tree(prefix, tuple(branches), places, tuple(along)))
-    return made
+def families_of_keys(draw: st.DrawFn) -> list[np.ndarray]:
+    """Paths over three tokens, so that many begin alike, end inside each other, or are the same."""
+    return draw(
+        st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=8).map(np.asarray), min_size=1, max_size=8)
+    )
 
 
-def sees(rows: Rows) -> np.ndarray:
-    """bool[R, L, L]: which query may look at which key."""
-    return (rows.mask(torch.float32)[:, 0] == 0).numpy()
+def packed(keys: Sequence[np.ndarray], least: float = 0.0, rows: int = 1, axes: int = 1) -> Rows:
+    """The paths' trees, in one row or several; axis a counts from 10 a."""
+    paths = [
+        Path(k.astype(np.int32), np.stack([10 * a + np.arange(len(k)) for a in range(axes)])) for k in keys
+    ]
+    parts = [p for p in np.array_split(np.arange(len(keys)), rows) if len(p)]
+    return pack([grow(keys, part.tolist(), least) for part in parts], paths, pad=0)
 
 
-@given(trees())
-def test_every_token_sees_its_own_path_and_nothing_else(made: list[Tree]) -> None:
-    rows = pack(made, pad=0)
-    mask = sees(rows)
-    for row, tree in enumerate(made):
-        ids = rows.ids[row].tolist()
-        column = {token: index for index, token in enumerate(ids) if token}
-        paths = [list(tree.prefix)] + [[*tree.prefix, *branch] for branch in tree.branches]
-        expected = {int(token): set() for path in paths for token in path}
-        for path in paths:
-            for index, token in enumerate(path):
-                expected[int(token)] = {column[int(t)] for t in path[: index + 1]}
-        for token, seen in expected.items():
-            assert set(np.flatnonzero(mask[row, column[token]])) == seen
-        for index, token in enumerate(ids):
-            if token == 0:  # padding looks at itself only, and nothing looks at padding
-                assert np.flatnonzero(mask[row, index]).tolist() == [index]
-                assert np.flatnonzero(mask[row, :, index]).tolist() == [index]
-
-
-@given(trees())
-def test_columns_positions_and_starts(made: list[Tree]) -> None:
-    rows = pack(made, pad=0)
-    assert rows.ids.shape == rows.segment.shape == rows.positions.shape[1:]
-    for row, tree in enumerate(made):
-        size = len(tree.prefix)
-        assert rows.ids[row, :size].tolist() == tree.prefix.tolist()
-        assert (rows.positions[:, row, :size].numpy() == tree.prefix_positions).all()
-        for start, branch, places in zip(rows.start[row], tree.branches, tree.branch_positions, strict=True):
-            assert rows.ids[row, start : start + len(branch)].tolist() == branch.tolist()
-            assert (rows.positions[:, row, start : start + len(branch)].numpy() == places).all()
-        assert int((rows.segment[row] >= 0).sum()) == tree.length == int((rows.ids[row] != 0).sum())
-
-
-@given(trees())
-def test_every_row_of_the_mask_has_something_to_see(made: list[Tree]) -> None:
-    mask = pack(made, pad=0).mask(torch.bfloat16)
-    assert mask.dtype == torch.bfloat16
-    assert mask.isfinite().all()
-    assert (mask == 0).any(-1).all()
-
-
-@given(
-    st.integers(1, 500),
-    st.lists(st.integers(0, 300), min_size=1, max_size=12),
-    st.sampled_from([16, 160, 4096]),
+forests = given(
+    families_of_keys(), st.sampled_from([0.0, 3.0, 9.0]), st.integers(1, 3), st.sampled_from([1, 3])
 )
-def test_the_chosen_number_of_rows_is_the_cheapest(prefix: int, branches: list[int], width: int) -> None:
-    def cost(parts: int) -> float:
-        chunks = np.array_split(np.asarray(branches), parts)
-        return sum(row_cost(prefix, chunk.tolist(), width) for chunk in chunks)
-
-    parts = choose_parts(prefix, branches, width)
-    assert 1 <= parts <= len(branches)
-    assert cost(parts) <= min(cost(n) for n in range(1, len(branches) + 1)) * (1 + 1e-6)
 
 
-def test_text_trees_count_along_each_path() -> None:
-    tree = text_tree([7, 8], [[1, 2, 3], [], [4]])
-    assert tree.prefix_positions.tolist() == [[0, 1]]
-    assert [p.tolist() for p in tree.branch_positions] == [[[2, 3, 4]], [[]], [[2]]]
+@forests
+def test_every_token_sees_its_own_path_and_nothing_else(
+    keys: list[np.ndarray], least: float, rows: int, axes: int
+) -> None:
+    made = packed(keys, least, rows, axes)
+    mask = (made.mask(torch.float32)[:, 0] == 0).numpy()
+    for index, key in enumerate(keys):
+        row, columns = made.columns[index]
+        assert made.ids[row, columns].tolist() == key.tolist()
+        for axis in range(axes):
+            assert made.positions[axis, row, columns].tolist() == [10 * axis + t for t in range(len(key))]
+        for place, column in enumerate(columns):
+            here = 0 if made.single else row  # a plain causal mask serves every row
+            assert np.flatnonzero(mask[here, column]).tolist() == columns[: place + 1].tolist()
+    used = {(row, int(column)) for row, columns in made.columns.values() for column in columns}
+    for row, column in np.argwhere(
+        made.until.numpy() == 0
+    ):  # padding: looks at itself, and nothing looks at it
+        assert (row, column) not in used
+        if not made.single:
+            assert np.flatnonzero(mask[row, column]).tolist() == [column]
+            assert np.flatnonzero(mask[row, :, column]).tolist() == [column]
+
+
+@given(families_of_keys())
+def test_what_paths_share_is_there_once(keys: list[np.ndarray]) -> None:
+    prefixes = {tuple(key[:end]) for key in keys for end in range(1, len(key) + 1)}
+    made = packed(keys)
+    assert sum(s.stop - s.start for s in made.segments[0]) == len(prefixes)
+    apart = pack([[node] for node in alone(keys, range(len(keys)))], [text_path(k) for k in keys], 0)
+    assert apart.single
+    assert apart.ids.shape == (len(keys), max(map(len, keys)))
+
+
+@given(families_of_keys(), st.floats(0, 20))
+def test_a_node_that_saves_too_little_is_not_kept_apart(keys: list[np.ndarray], least: float) -> None:
+    for root in grow(keys, range(len(keys)), least):
+        for node in root.walk():
+            assert not node.children or (len(node.children) - 1) * node.length > least
+
+
+@forests
+@settings(max_examples=60)
+def test_attention_without_a_mask_is_attention_under_it(
+    keys: list[np.ndarray], least: float, rows: int, axes: int
+) -> None:
+    made = packed(keys, least, rows)
+    (count, length), draw = made.ids.shape, torch.Generator().manual_seed(len(keys))
+    states = [
+        torch.randn(count, heads, length, 8, dtype=torch.float64, generator=draw).requires_grad_()
+        for heads in (4, 2, 2)
+    ]
+    weight = torch.randn(count, length, 4, 8, dtype=torch.float64, generator=draw)
+    for row in range(count):  # what padding computes is nobody's
+        seen = {int(c) for r, columns in made.columns.values() if r == row for c in columns}
+        weight[row, [c for c in range(length) if c not in seen]] = 0.0
+    found = made.attention()(0, *states, 0.3)
+    query, key, value = states
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=made.mask(torch.float64), scale=0.3, enable_gqa=True
+    ).transpose(1, 2)
+    for one, other in zip(
+        (found * (weight != 0), *torch.autograd.grad((found * weight).sum(), states)),
+        (expected * (weight != 0), *torch.autograd.grad((expected * weight).sum(), states)),
+        strict=True,
+    ):
+        assert torch.allclose(one, other, atol=1e-10)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6))
+def test_a_deep_tree_of_turns_is_laid_out(turns: list[int]) -> None:
+    """A conversation of many turns, and branches that leave it after each: as a path of nodes, one below the other."""
+    trunk_ids = np.arange(1, sum(turns) + 2)
+    ends = np.cumsum(turns)
+    keys = [trunk_ids, *(np.append(trunk_ids[:end], 10_000 + i) for i, end in enumerate(ends))]
+    made = packed(keys)
+    assert sum(s.stop - s.start for s in made.segments[0]) == len(trunk_ids) + len(ends)
+    assert max(s.until for s in made.segments[0]) == made.ids.shape[1]
 
 
 # -- token in, token out -------------------------------------------------------------------------------------------

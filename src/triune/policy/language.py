@@ -21,13 +21,14 @@ from triune.core.errors import MediaMismatch, ParityError, RecipeError, WindowEx
 from triune.core.sample import Media, Sample
 from triune.core.trajectory import SamplingRule, Trajectory
 from triune.envs import Observation
-from triune.policy import vlm
+from triune.policy import attention, vlm
 from triune.policy.chat import Chat
 from triune.policy.layout import Layout, lay_out
 from triune.policy.logprob import chosen_logprobs
 from triune.policy.media import Pictures, check_counts
 from triune.policy.options import LanguageOptions
-from triune.policy.packing import Tree, pack
+from triune.policy.packing import Path as Track
+from triune.policy.packing import alone, pack, trunk
 from triune.rollout.conversation import Segment
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class LanguageFamily:
     """
 
     provides = frozenset({"entropy"})
+    packs = True
     lora: Lora | None = None
 
     def __init__(self, model: Any, processor: Any, options: LanguageOptions) -> None:
@@ -69,6 +71,7 @@ class LanguageFamily:
         self.chat = Chat(processor, self.tokenizer.convert_ids_to_tokens(list(self.stop_ids)))
         self._prompts: dict[str, tuple[Sample, Segment]] = {}
         self._confirmed = False
+        self._tree = options.attention == "sdpa" and attention.install(self.decoder, self._tree_agrees)
 
     @classmethod
     def from_pretrained(cls, options: LanguageOptions) -> LanguageFamily:
@@ -124,7 +127,8 @@ class LanguageFamily:
         segment = self.prompt(sample)
         hashes = [s.sha256 for s in segment.seen]
         with torch.no_grad():
-            self.inputs(torch.from_numpy(segment.ids.astype(np.int64))[None], [hashes], [sample.id])
+            ids = torch.from_numpy(segment.ids.astype(np.int64))[None]
+            self.inputs(ids, [hashes], [[sample.id] * len(hashes)])
             if hashes and not self._confirmed:
                 self._confirm(sample, segment)
                 self._confirmed = True
@@ -141,11 +145,9 @@ class LanguageFamily:
         hashes = [s.sha256 for s in segment.seen]
         gap = float("inf")
         if np.array_equal(given["input_ids"][0].numpy(), segment.ids):
-            rows = pack(
-                [Tree(segment.ids, (), self.positions(segment.ids, hashes, sample.id), ())], self.pad_id
-            )
-            rows = rows.to(self.device)
-            embeds = self.inputs(rows.ids, [hashes], [sample.id])
+            track = Track(segment.ids, self.positions(segment.ids, hashes, sample.id))
+            rows = pack([alone([segment.ids.astype(np.int64)], [0])], [track], self.pad_id).to(self.device)
+            embeds = self.inputs(rows.ids, [hashes], [[sample.id] * len(hashes)])
             mine = self.forward(embeds, rows.positions, rows.mask(embeds.dtype))
             own = self.model.model(**given.to(self.device)).last_hidden_state
             a, b = (
@@ -185,6 +187,26 @@ class LanguageFamily:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
 
+    @property
+    def maskless(self) -> bool:
+        """Whether the model takes attention over a token tree, which is computed on the CPU."""
+        return self._tree and self.device.type == "cpu"
+
+    def _tree_agrees(self) -> bool:
+        """Whether the model, given a tree's attention, computes what it computes under the tree's mask."""
+        ids = np.asarray(self.stop_ids[:1] * 6, np.int32)
+        track = Track(ids, self.positions(ids, (), ""))
+        rows = pack([[trunk(3, [5, 6])]], [track, track], self.pad_id)
+        with torch.no_grad():
+            embeds = torch.randn(1, rows.ids.shape[1], self.width, generator=torch.Generator().manual_seed(0))
+            embeds = embeds.to(self.model.dtype)
+            found, expected = (
+                self.forward(embeds, rows.positions, mask)
+                for mask in (rows.attention(), rows.mask(embeds.dtype))
+            )
+        gap = (found - expected).float().abs().max() / expected.float().abs().max()
+        return bool(gap < (1e-4 if self.exact else 0.05))
+
     def positions(self, ids: NDArray[np.int32], media: Sequence[str], owner: str) -> NDArray[np.int64]:
         """Positions along one root-to-leaf path, [axes, T]: 0..T-1, or the model's multimodal rotary positions.
 
@@ -203,28 +225,42 @@ class LanguageFamily:
         )
         return np.asarray(places[:, 0].numpy(), np.int64)
 
-    def inputs(self, ids: Tensor, media: Sequence[Sequence[str]], owners: Sequence[str]) -> Tensor:
-        """Input embeddings [R, L, width] with every row's visual features in place; checks each row's counts first."""
+    def inputs(self, ids: Tensor, media: Sequence[Sequence[str]], owners: Sequence[Sequence[str]]) -> Tensor:
+        """Input embeddings [R, L, width] with every row's visual features in place. Checks counts first: of each picture,
+        whose sample `owners` names, and of each row's placeholders."""
         features = self.pictures.features([sha for row in media for sha in row])
         here = ids.to(self.device) == self.image_id
-        for owner, placeholders, hashes in zip(owners, here.sum(1).tolist(), media, strict=True):
+        for names, placeholders, hashes in zip(owners, here.sum(1).tolist(), media, strict=True):
             expected = [self.pictures[h].tokens for h in hashes]
-            check_counts(owner, placeholders, expected, [len(features[h]) for h in hashes])
+            for owner, sha, tokens in zip(names, hashes, expected, strict=True):
+                check_counts(owner, tokens, [tokens], [len(features[sha])])
+            check_counts(", ".join(dict.fromkeys(names)), placeholders, expected, expected)
         embeds: Tensor = self.embed(ids.to(self.device))
         chosen = [features[h] for row in media for h in row]
         if chosen:
             embeds = embeds.masked_scatter(here[..., None], torch.cat(chosen).to(embeds.dtype))
         return embeds
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor | None, cache: Any = None) -> Tensor:
-        """Hidden states [R, L, width] of the language model; `positions` i64[axes, R, L]."""
+    def forward(
+        self,
+        embeds: Tensor,
+        positions: Tensor,
+        mask: Tensor | attention.Attend | None,
+        cache: Any = None,
+    ) -> Tensor:
+        """Hidden states [R, L, width] of the language model; `positions` i64[axes, R, L]. In place of a mask, `mask` may
+        be what computes attention where the family is `maskless`."""
         places = positions[0] if positions.shape[0] == 1 else positions
+        tree = {}
+        if mask is not None and not isinstance(mask, Tensor):
+            tree, mask = {"tree": mask}, attention.no_mask(embeds)
         out = self.decoder(
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=places,
             past_key_values=cache,
             use_cache=cache is not None,
+            **tree,
         )
         return out.last_hidden_state  # type: ignore[no-any-return]
 
@@ -239,7 +275,8 @@ class LanguageFamily:
         layout: Layout = batch.payload
         rows = layout.rows.to(self.device)
         embeds = self.inputs(rows.ids, layout.media, layout.owners)
-        hidden = self.forward(embeds, rows.positions, rows.mask(embeds.dtype))
+        mask = rows.attention() if self.maskless else rows.mask(embeds.dtype)
+        hidden = self.forward(embeds, rows.positions, mask)
         picked = hidden[layout.row.to(self.device), layout.column.to(self.device)]
         ids = layout.ids.to(self.device)
         logp, entropy = picked.new_zeros((2, len(ids)), dtype=torch.float32).unbind()

@@ -1,10 +1,15 @@
-"""How trajectories of token decisions are laid out in rows for the language family."""
+"""How trajectories of token decisions are laid out for the language family: by estimated cost and by the mask's size.
+
+What the rollouts of a micro-batch have in common is found, whatever it is, and computed once (`packing.py`). Where the
+model takes attention over a tree without a mask, sharing costs next to nothing; under a mask, a row also pays for the
+scores that the mask hides and for the mask itself, so that long branches go into several rows, or into rows of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -14,27 +19,60 @@ from torch import Tensor
 from triune.algo.types import Batch
 from triune.core.trajectory import SamplingRule, Trajectory
 from triune.policy.options import LanguageOptions
-from triune.policy.packing import Rows, Tree, choose_parts, pack
+from triune.policy.packing import Node, Path, Rows, alone, grow, pack
+
+MASK_BYTES = 1 << 28
+"""Largest attention mask that a layout may need, unless rows of one path each need more."""
+
+Kind = Literal["tree", "shared", "parts", "padded"]
+"""One row without a mask; a row per prompt under a mask; several rows per prompt; a row per rollout."""
 
 
-class Positioned(Protocol):
-    """What a layout needs of its family."""
+class Laid(Protocol):
+    """What a layout needs of its family. `maskless`: the model takes attention over a tree; `packs`: it takes a mask."""
 
     options: LanguageOptions
     width: int
     pad_id: int
+    image_id: int
+    packs: bool
+
+    @property
+    def maskless(self) -> bool: ...
 
     def positions(self, ids: NDArray[np.int32], media: Sequence[str], owner: str) -> NDArray[np.int64]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen and why: estimated costs in tokens through the weights, and the mask's bytes."""
+
+    kind: Kind
+    rows: int
+    tokens: int
+    cost: float
+    padded: float
+    mask_bytes: int
+
+    def __str__(self) -> str:
+        shape = {"tree": "a token tree", "shared": "a row per prompt", "parts": "several rows per prompt"}
+        return (
+            f"{shape.get(self.kind, 'a row per rollout')}, {self.tokens} tokens in {self.rows} "
+            f"row{'s' * (self.rows > 1)}, mask {self.mask_bytes / 2**20:.0f} MiB; estimated cost "
+            f"{self.cost / max(self.padded, 1):.2f} of a row per rollout"
+        )
+
+
 @dataclass(slots=True)
 class Layout:
-    """The family's payload of a batch: packed rows, the pictures of each row in column order, and for every decision
-    the row and column whose hidden state predicts it, its id, and the index of its sampling rule."""
+    """The family's payload of a batch: packed rows, the pictures of each row in column order with the samples they belong
+    to, and for every decision the row and column whose hidden state predicts it, its id, and the index of its sampling
+    rule."""
 
     rows: Rows
+    choice: Choice
     media: list[list[str]]
-    owners: list[str]
+    owners: list[list[str]]
     row: Tensor
     column: Tensor
     ids: Tensor
@@ -42,81 +80,187 @@ class Layout:
     rules: list[SamplingRule]
 
 
-def lay_out(trajectories: Sequence[Trajectory], family: Positioned) -> Batch:
-    """Rows that share each group's prompt; decisions stay in the order of the trajectories."""
-    shared: dict[tuple[bytes, tuple[str, ...]], list[int]] = {}
-    for index, trajectory in enumerate(trajectories):
-        ids, media = _prefix(trajectory)
-        shared.setdefault((ids.tobytes(), media), []).append(index)
-    trees: list[Tree] = []
-    members: list[list[int]] = []
-    for indices in shared.values():
-        prefix, _ = _prefix(trajectories[indices[0]])
-        lengths = [len(trajectories[i].payload.arrays["ids"]) - len(prefix) for i in indices]
-        parts = {"shared": 1, "padded": len(indices)}.get(family.options.layout) or choose_parts(
-            len(prefix), lengths, family.width
-        )
-        for part in np.array_split(np.asarray(indices), parts):
-            trees.append(_tree([trajectories[i] for i in part], family))
-            members.append([int(i) for i in part])
-    return _batch(trajectories, pack(trees, family.pad_id), trees, members)
+@dataclass(slots=True)
+class _Paths:
+    """What is computed of every trajectory: its path; what tells its tokens apart; where each picture's features go."""
+
+    paths: list[Path]
+    keys: list[NDArray[np.int64]]
+    shown: list[list[int]]
 
 
-def _tree(trajectories: Sequence[Trajectory], family: Positioned) -> Tree:
-    prefix, media = _prefix(trajectories[0])
-    size, places = len(prefix), family.positions(prefix, media, trajectories[0].sample)
-    branches, along = [], []
-    for trajectory in trajectories:
-        ids = np.asarray(trajectory.payload.arrays["ids"], np.int32)
-        branches.append(ids[size:])
-        if len(trajectory.payload.media) == len(media):
-            along.append(following(places, len(ids) - size))
-        else:
-            along.append(family.positions(ids, trajectory.payload.media, trajectory.sample)[:, size:])
-    return Tree(prefix, tuple(branches), places, tuple(along))
-
-
-def _batch(
-    trajectories: Sequence[Trajectory], rows: Rows, trees: list[Tree], members: list[list[int]]
-) -> Batch:
-    rules, number = _distinct(trajectories)
-    where: dict[int, list[NDArray[np.int64]]] = {}
+def lay_out(trajectories: Sequence[Trajectory], family: Laid) -> Batch:
+    """The cheapest rows that the family can compute; decisions stay in the order of the trajectories."""
+    found = _paths(trajectories, family)
+    kind, forests, cost = _choose(found.keys, family)
+    rows = pack(forests, found.paths, family.pad_id)
+    score = _SCORE / 2 if family.maskless else _MASKED
+    choice = Choice(
+        kind=kind,
+        rows=len(forests),
+        tokens=sum(s.stop - s.start for row in rows.segments for s in row),
+        cost=cost,
+        padded=rows_cost([len(k) for k in found.keys], family.width, score),
+        mask_bytes=0 if family.maskless else rows.mask_bytes,
+    )
     media: list[list[str]] = []
-    for row, (tree, mine) in enumerate(zip(trees, members, strict=True)):
-        size = len(tree.prefix)
-        media.append(list(_prefix(trajectories[mine[0]])[1]))
-        common = len(media[row])
-        for start, index in zip(rows.start[row], mine, strict=True):
-            trajectory = trajectories[index]
-            arrays = trajectory.payload.arrays
-            media[row] += trajectory.payload.media[common:]
-            at = arrays["at"].astype(np.int64)
-            # The token before a branch's first one is the last of the prefix, wherever the branch starts.
-            column = np.where(at == size, size - 1, start + at - size - 1)
-            segment = np.searchsorted([s for s, _ in trajectory.rules], np.arange(len(at)), side="right") - 1
-            rule = np.asarray([number[id(r)] for _, r in trajectory.rules])[segment]
-            where[index] = [np.full(len(at), row), column, arrays["ids"][at].astype(np.int64), rule]
-    flat = [
-        torch.from_numpy(np.concatenate([where[i][k] for i in range(len(trajectories))])) for k in range(4)
-    ]
-    owners = [trajectories[mine[0]].sample for mine in members]
-    row_of, column_of, ids, rule_of = flat
-    return Batch.of(trajectories, Layout(rows, media, owners, row_of, column_of, ids, rule_of, rules))
+    owners: list[list[str]] = []
+    for forest in forests:
+        media.append([])
+        owners.append([])
+        for node in (n for root in forest for n in root.walk()):
+            trajectory = trajectories[node.member]
+            for sha, place in zip(trajectory.payload.media, found.shown[node.member], strict=True):
+                if node.start <= place < node.stop:
+                    media[-1].append(sha)
+                    owners[-1].append(trajectory.sample)
+    rules, number = _distinct(trajectories)
+    where: list[list[NDArray[np.int64]]] = [[], [], [], []]
+    for index, trajectory in enumerate(trajectories):
+        at = trajectory.payload.arrays["at"].astype(np.int64)
+        row, columns = rows.columns[index]
+        segment = np.searchsorted([s for s, _ in trajectory.rules], np.arange(len(at)), side="right") - 1
+        rule = np.asarray([number[id(r)] for _, r in trajectory.rules])[segment]
+        ids = trajectory.payload.arrays["ids"][at].astype(np.int64)
+        for column, values in zip(where, (np.full(len(at), row), columns[at - 1], ids, rule), strict=True):
+            column.append(values)
+    row_of, column_of, said, rule_of = (torch.from_numpy(np.concatenate(column)) for column in where)
+    return Batch.of(
+        trajectories, Layout(rows, choice, media, owners, row_of, column_of, said, rule_of, rules)
+    )
+
+
+def computed(trajectories: Sequence[Trajectory], family: Laid) -> int:
+    """Tokens that these trajectories take when what they have in common is computed once."""
+    keys = _keys(trajectories, family.image_id)
+    if family.options.layout == "padded" or not (family.packs or family.maskless):
+        return sum(map(len, keys))
+    return sum(node.length for root in grow(keys, range(len(keys))) for node in root.walk())
+
+
+def _size(trajectory: Trajectory) -> int:
+    """Tokens of a trajectory's path: the last decision is predicted, nothing is predicted from it."""
+    at = trajectory.payload.arrays["at"]
+    return int(at[-1]) if len(at) else len(trajectory.payload.arrays["ids"])
+
+
+def _keys(trajectories: Sequence[Trajectory], image_id: int) -> list[NDArray[np.int64]]:
+    """What tells tokens apart, i64[T] each: the id, and for a placeholder its picture as well."""
+    number: dict[str, int] = {}
+    found = []
+    for trajectory in trajectories:
+        arrays, media = trajectory.payload.arrays, trajectory.payload.media
+        keys = arrays["ids"][: _size(trajectory)].astype(np.int64)
+        if media:
+            mine = np.asarray([0, *(number.setdefault(sha, len(number) + 1) for sha in media)])
+            shown = mine[np.searchsorted(arrays["media_at"], np.arange(len(keys)), side="right")]
+            keys += np.where(keys == image_id, shown << 32, 0)
+        found.append(keys)
+    return found
+
+
+def _paths(trajectories: Sequence[Trajectory], family: Laid) -> _Paths:
+    found = _Paths([], _keys(trajectories, family.image_id), [])
+    known: dict[tuple[bytes, tuple[str, ...]], NDArray[np.int64]] = {}
+    for trajectory in trajectories:
+        arrays, media = trajectory.payload.arrays, trajectory.payload.media
+        ids = np.asarray(arrays["ids"], np.int32)
+        size = _size(trajectory)
+        # Positions after the last picture follow from those before: rollouts that share their pictures share these.
+        pictured = np.flatnonzero(ids == family.image_id)
+        end = int(pictured[-1]) + 1 if len(pictured) else 1
+        key = ids[:end].tobytes(), media
+        if key not in known:
+            known[key] = family.positions(ids[:end], media, trajectory.sample)
+        places = np.concatenate([known[key], following(known[key], size - end)], 1)
+        found.paths.append(Path(ids[:size], places))
+        first = pictured[np.searchsorted(pictured, arrays["media_at"])] if len(media) else pictured[:0]
+        found.shown.append(first.tolist())
+    return found
+
+
+# -- cost ------------------------------------------------------------------------------------------------------------
+
+# One token through the weights is 1. A layer's weights are some 12 width^2 numbers, a score takes 2 width operations
+# twice, and what is not a large matrix product runs at a fraction of its speed; measured by benchmarks/layout.py.
+_SCORE = 1 / 3
+"""A score of an unmasked causal kernel, forward and backward, in tokens x width."""
+_MASKED = 0.75
+"""A score under a mask, hidden or not."""
+_MERGED = 4.0
+"""Merging a column's attention with that over one more segment, in tokens x width."""
+_CALL = 200.0
+"""A call of the kernel, in (tokens x width^2) ** .5."""
+
+
+def _choose(keys: Sequence[NDArray[np.int64]], family: Laid) -> tuple[Kind, list[list[Node]], float]:
+    """What to lay out, and its estimated cost."""
+    everyone = range(len(keys))
+    score = _SCORE / 2 if family.maskless else _MASKED  # a causal kernel skips half of a padded row's scores
+    padded = rows_cost([len(k) for k in keys], family.width, score)
+    found: tuple[Kind, list[list[Node]], float] = "padded", [[n] for n in alone(keys, everyone)], padded
+    if family.options.layout == "padded" or not (family.packs or family.maskless):
+        return found
+    forced = family.options.layout == "shared"
+    if family.maskless:
+        forest = grow(keys, everyone, 0.0 if forced else least(keys, family.width))
+        tree: tuple[Kind, list[list[Node]], float] = "tree", [forest], tree_cost(forest, family.width)
+        return tree if forced or tree[2] <= padded else found
+    return _masked(keys, family, forced)
+
+
+def least(keys: Sequence[NDArray[np.int64]], width: int) -> float:
+    """Tokens that a node has to save in order to pay for the calls and merges that it costs."""
+    return (_CALL / width) ** 2 + _MERGED / width * max(map(len, keys), default=0)
+
+
+def tree_cost(forest: Sequence[Node], width: int) -> float:
+    """Estimated cost of a row without a mask, in tokens."""
+    cost = 0.0
+    for root in forest:
+        below: dict[int, int] = {}
+        for node in reversed(list(root.walk())):
+            rest = sum(below[id(child)] for child in node.children)
+            below[id(node)] = rest + node.length
+            scores = node.length * (node.length / 2 + rest)
+            cost += node.length + scores * _SCORE / width
+            cost += (rest > 0) * ((_CALL / width) ** 2 + rest * _MERGED / width)
+    return cost
+
+
+def rows_cost(lengths: Sequence[int], width: int, score: float) -> float:
+    """Estimated cost of rows of these lengths, padded to the longest, in tokens; `score` is what one score costs."""
+    longest = max(lengths, default=0)
+    return len(lengths) * (longest + longest * longest * score / width)
+
+
+def _masked(
+    keys: Sequence[NDArray[np.int64]], family: Laid, forced: bool
+) -> tuple[Kind, list[list[Node]], float]:
+    """Rows under a mask: every tree in as many rows as are cheapest, or in no more (`forced`) than the mask's size asks
+    for."""
+    groups = [sorted({m for n in root.walk() for m in n.ends}) for root in grow(keys, range(len(keys)))]
+    most = max(map(len, groups))
+    best: tuple[Kind, list[list[Node]], float] | None = None
+    for parts in range(1, most + 1):
+        split = [np.array_split(np.asarray(group), min(parts, len(group))) for group in groups]
+        forests = [grow(keys, part.tolist()) for many in split for part in many]
+        lengths = [sum(n.length for root in forest for n in root.walk()) for forest in forests]
+        cost = rows_cost(lengths, family.width, _MASKED)
+        if parts < most and len(forests) * max(lengths) ** 2 * 4 > MASK_BYTES:
+            continue
+        if best is None or cost < best[2]:
+            best = "shared" if parts == 1 else "padded" if parts == most else "parts", forests, cost
+        if forced:
+            break
+    assert best is not None
+    return best
 
 
 def following(places: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Positions [axes, count] of text after a prefix at `places` [axes, P]: from its largest, one by one on every axis."""
     first = int(places.max()) + 1 if places.size else 0
     return np.tile(np.arange(first, first + count), (places.shape[0], 1))
-
-
-def _prefix(trajectory: Trajectory) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-    """The ids before the first decision and the pictures among them: what the rollouts of a prompt have in common."""
-    arrays = trajectory.payload.arrays
-    end = int(arrays["at"][0]) if len(arrays["at"]) else len(arrays["ids"])
-    return np.asarray(arrays["ids"][:end], np.int32), trajectory.payload.media[
-        : int((arrays["media_at"] < end).sum())
-    ]
 
 
 def _distinct(trajectories: Sequence[Trajectory]) -> tuple[list[SamplingRule], dict[int, int]]:

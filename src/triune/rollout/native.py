@@ -86,7 +86,7 @@ class NativeEngine:
             positions[:, row, longest - len(request.ids) :] = place
             keys[row, longest - len(request.ids) :] = True
         embeds = family.inputs(
-            torch.from_numpy(ids), [r.media for r in requests], [r.owner for r in requests]
+            torch.from_numpy(ids), [r.media for r in requests], [[r.owner] * len(r.media) for r in requests]
         )
         cache = Cache(layer_class_to_replicate=_Room)
         real = torch.from_numpy(keys).to(embeds.device)

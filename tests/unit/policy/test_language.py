@@ -177,7 +177,12 @@ def test_modality_tokens_are_never_sampled_and_the_rest_is_renormalised(kind: st
     hashes = [s.sha256 for s in segment.seen]
     with torch.no_grad():
         places = torch.from_numpy(family.positions(segment.ids, hashes, "a"))[:, None]
-        logits = family.head(family.forward(family.inputs(ids, [hashes], ["a"]), places, None)[0, -1]) / 2.0
+        logits = (
+            family.head(
+                family.forward(family.inputs(ids, [hashes], [["a"] * len(hashes)]), places, None)[0, -1]
+            )
+            / 2.0
+        )
     allowed = sorted(set(range(len(logits))) - set(family.banned))
     exact = dict(zip(allowed, logits[allowed].log_softmax(-1).tolist(), strict=True))
     for completion in done[:200]:

@@ -102,7 +102,9 @@ def hidden(family: LanguageFamily, name: str, *pictures: Any) -> tuple[Tensor, t
     ids = torch.from_numpy(segment.ids.astype(np.int64))[None]
     places = torch.from_numpy(family.positions(segment.ids, hashes, "a"))[:, None]
     with torch.no_grad():
-        return family.forward(family.inputs(ids, [hashes], [name]), places, None)[0], segment.starts
+        return family.forward(family.inputs(ids, [hashes], [[name] * len(hashes)]), places, None)[
+            0
+        ], segment.starts
 
 
 @kinds

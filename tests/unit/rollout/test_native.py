@@ -133,7 +133,11 @@ def test_greedy_is_the_argmax_and_ignores_seeds(family: LanguageFamily) -> None:
         for token, logp in zip(a.ids, a.logps, strict=True):
             places = torch.from_numpy(family.positions(ids, request.media, "a"))[:, None]
             with torch.no_grad():
-                embeds = family.inputs(torch.from_numpy(ids.astype(np.int64))[None], [request.media], ["a"])
+                embeds = family.inputs(
+                    torch.from_numpy(ids.astype(np.int64))[None],
+                    [request.media],
+                    [["a"] * len(request.media)],
+                )
                 logits = family.head(family.forward(embeds, places, None)[0, -1])
             logits[list(family.banned)] = float("-inf")
             assert token == int(logits.argmax())

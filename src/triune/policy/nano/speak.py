@@ -14,7 +14,7 @@ from transformers import Idefics3ForConditionalGeneration, Idefics3Processor
 from triune.data.embedded.canvas import Ask
 from triune.policy.nano.see import GRID, Pool, normalise
 from triune.policy.nano.tokenizer import ASSISTANT, END, FENCE, GLOBAL, IMAGE, USER
-from triune.policy.packing import Rows, Tree, pack, text_tree
+from triune.policy.packing import Node, Path, Rows, pack, text_path, trunk
 
 _CHUNKS = 4
 
@@ -56,22 +56,22 @@ class Writer:
         self, asks: Sequence[Sequence[Ask]], annotate: Annotator, rng: np.random.Generator
     ) -> tuple[Rows, Tensor]:
         """Packed rows and the mask bool[R, L] of the tokens that are taught (answers and the end token)."""
-        trees: list[Tree] = []
-        spans: list[list[tuple[int, int]]] = []
+        forests: list[list[Node]] = []
+        paths: list[Path] = []
+        spans: list[tuple[int, int]] = []
         for questions in asks:
-            branches, taught = [], []
+            first = len(paths)
             for ask in questions:
-                question = [*self.encode(ask.question), self.assistant]
+                question = [*self.prefix, *self.encode(ask.question), self.assistant]
                 answer = [*self.encode(annotate(ask, rng)), self.end]
-                taught.append((len(question), len(question) + len(answer)))
-                branches.append([*question, *answer])
-            trees.append(text_tree(self.prefix, branches))
-            spans.append(taught)
-        rows = pack(trees, self.tokenizer.pad_token_id)
+                spans.append((len(question), len(question) + len(answer)))
+                paths.append(text_path([*question, *answer]))
+            forests.append([trunk(len(self.prefix), [len(p.ids) for p in paths[first:]], first)])
+        rows = pack(forests, paths, self.tokenizer.pad_token_id)
         mask = torch.zeros_like(rows.ids, dtype=torch.bool)
-        for row, (starts, taught) in enumerate(zip(rows.start, spans, strict=True)):
-            for start, (a, b) in zip(starts, taught, strict=True):
-                mask[row, start + a : start + b] = True
+        for number, (a, b) in enumerate(spans):
+            row, columns = rows.columns[number]
+            mask[row, columns[a:b]] = True
         return rows, mask
 
 
