@@ -18,19 +18,21 @@ from triune.core.registry import Registry
 class PlugIn:
     """Marks a field whose options class is looked up by `kind` in a registry, named 'module:NAME'.
 
-    In a file: `{kind: NAME, option: value, ...}`, or NAME alone where every option has a default.
+    In a file: `{kind: NAME, option: value, ...}`, or NAME alone where every option has a default. An `optional` one
+    may be null.
     """
 
     registry: str
+    optional: bool = False
 
     def options(self) -> Registry[type[BaseModel]]:
         module, _, name = self.registry.partition(":")
         registry: Registry[type[BaseModel]] = getattr(importlib.import_module(module), name)
         return registry
 
-    def validate(self, value: Any) -> BaseModel:
+    def validate(self, value: Any) -> BaseModel | None:
         registry = self.options()
-        if isinstance(value, BaseModel):
+        if isinstance(value, BaseModel) or (value is None and self.optional):
             return value
         given = {"kind": value} if isinstance(value, str) else value
         if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
@@ -49,7 +51,9 @@ class PlugIn:
             given if "kind" in options.model_fields else {k: v for k, v in given.items() if k != "kind"}
         )
 
-    def dump(self, value: BaseModel) -> dict[str, Any]:
+    def dump(self, value: BaseModel | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
         dumped = value.model_dump(mode="json")
         if "kind" in dumped:
             return dumped

@@ -15,41 +15,13 @@ import yaml
 from pydantic import BaseModel, Field, JsonValue, PrivateAttr, ValidationError, model_validator
 
 from triune.core.base import Frozen
+from triune.core.dataspec import DataSpec
 from triune.core.plugin import PlugIn
 from triune.core.schedule import Progress
 
 PolicyOptions = Annotated[BaseModel, PlugIn("triune.policy.options:POLICIES")]
 RolloutOptions = Annotated[BaseModel, PlugIn("triune.rollout.options:ROLLOUTS")]
 AlgoOptions = Annotated[BaseModel, PlugIn("triune.algo.options:ALGOS")]
-AdapterOptions = Annotated[BaseModel, PlugIn("triune.data.adapters:ADAPTERS")]
-
-
-class SourceSpec(Frozen):
-    """Where samples come from: embedded sources by pattern, or files through an adapter."""
-
-    name: str = Field(
-        description="name in every metric; or a pattern over the embedded sources: embedded/counting/*"
-    )
-    path: str | None = Field(None, description="file or glob of Parquet, JSONL or JSON rows; none: embedded")
-    adapter: AdapterOptions = Field("triune", validate_default=True, description="row format of the files")
-    weight: float = Field(
-        1.0, gt=0, description="share of the prompts; divided evenly among all that a pattern matches"
-    )
-    heldout_path: str | None = Field(None, description="file or glob with the held-out rows")
-    heldout_fraction: float = Field(
-        0.0, ge=0, lt=1, description="or: share of the rows, chosen by id, that is held out"
-    )
-    params: dict[str, dict[str, JsonValue]] = Field(
-        default_factory=dict, description="of its samples' checks, over their own: {detection: {iou: 0.99}}"
-    )
-
-
-class DataSpec(Frozen):
-    sources: tuple[SourceSpec, ...] = Field(min_length=1, description="what is trained and evaluated on")
-    heldout_per_source: int = Field(64, ge=0, description="held-out samples of each source in an evaluation")
-    on_bad_row: Literal["error", "skip"] = Field(
-        "error", description="a row that cannot be used stops the run, or is skipped, counted and reported"
-    )
 
 
 class JudgeSpec(Frozen):
@@ -90,7 +62,9 @@ class TrainSpec(Frozen):
     )
     optimizer: OptimizerSpec = OptimizerSpec()
     freeze: tuple[str, ...] = Field((), description="modules whose weights do not change")
-    eval_every: int = Field(0, ge=0, description="steps between evaluations; 0: only before and after")
+    eval_every: int = Field(
+        0, ge=0, description="steps between evaluations, besides before and after; 0: none"
+    )
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
     probe: bool = Field(
         True, description="before the first step, let the policy answer a few samples and check it"

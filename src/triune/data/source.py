@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol
 
+from triune.core.dataspec import DataSpec, SourceSpec
 from triune.core.errors import DataError, RecipeError, nearest
-from triune.core.recipe import DataSpec, SourceSpec
 from triune.core.sample import Sample
 from triune.data.adapters import ADAPTERS, Adapter
 from triune.data.params import Params, with_params
@@ -162,40 +162,78 @@ def _share(id: str) -> float:
 def open_sources(data: DataSpec, seed: int, split: Split) -> list[tuple[Source, float]]:
     """The sources of a recipe's split with their weights. A pattern's weight is divided evenly among its matches.
 
-    Held out, sources without held-out rows are left out. Raises RecipeError for a name that matches nothing or twice.
+    Training, only what `data.train_on` selects; held out, only sources with held-out rows. Raises RecipeError for a
+    name that matches nothing or twice, DataError at once for all paths that match no file.
     """
+    specs = _trained(data) if split == "train" else data.sources
+    missing = [
+        f"source {spec.name!r}: no file matches {path!r}"
+        for spec in specs
+        if (path := _path(spec, data.root, split)) is not None and not glob.glob(path, recursive=True)
+    ]
+    if missing:
+        raise DataError("\n".join(missing))
     opened: list[tuple[Source, float]] = []
-    for spec in data.sources:
-        sources = _open(spec, data.on_bad_row, seed, split)
-        opened += [(source, spec.weight / len(sources)) for source in sources]
+    for spec in specs:
+        sources = _open(spec, data, seed, split)
+        opened += [(source, _weight(spec, source) / len(sources)) for source in sources]
     repeated = [name for name, n in Counter(source.name for source, _ in opened).items() if n > 1]
     if repeated:
         raise RecipeError(f"sources {repeated} appear twice in data.sources; a source may be named once")
     return opened
 
 
-def _open(
-    spec: SourceSpec, on_bad_row: Literal["error", "skip"], seed: int, split: Split
-) -> Sequence[Source]:
-    if spec.path is None:
+def _trained(data: DataSpec) -> Sequence[SourceSpec]:
+    """The sources that are trained on: all that are not only evaluated, or those that `train_on` selects."""
+    candidates = [spec for spec in data.sources if spec.path is not None or spec.heldout_path is None]
+    names = [spec.name for spec in candidates]
+    for pattern in data.train_on:
+        if not fnmatch.filter(names, pattern):
+            raise RecipeError(
+                f"data.train_on: {pattern!r} selects no source to train on: {nearest(pattern, names)}"
+            )
+    if not candidates:
+        raise RecipeError("data.sources: every source is only evaluated (heldout_path without path)")
+    return [
+        s for s in candidates if not data.train_on or any(fnmatch.fnmatch(s.name, p) for p in data.train_on)
+    ]
+
+
+def _weight(spec: SourceSpec, source: Source) -> float:
+    if spec.weight != "rows":
+        return spec.weight
+    if source.num_samples is None:
+        raise RecipeError(f"source {spec.name!r} draws without end: give it a number as weight, not 'rows'")
+    return source.num_samples
+
+
+def _path(spec: SourceSpec, root: Path, split: Split) -> str | None:
+    """Where the rows of a split are; None for an embedded source, or where the source has no such split."""
+    if spec.heldout_path is not None and spec.heldout_fraction:
+        raise RecipeError(f"source {spec.name!r}: give heldout_path or heldout_fraction, not both")
+    path = spec.path
+    if split == "heldout" and not spec.heldout_fraction:
+        path = spec.heldout_path
+    return None if path is None else str(root / path)
+
+
+def _open(spec: SourceSpec, data: DataSpec, seed: int, split: Split) -> Sequence[Source]:
+    if spec.path is None and spec.heldout_path is None:
         return [EmbeddedSource(name, seed, split, spec.params) for name in match(spec.name)]
-    if not isinstance(spec.adapter, Adapter):
-        raise RecipeError(f"source {spec.name!r}: {type(spec.adapter).__name__} is not a data adapter")
-    path, fraction = spec.path, spec.heldout_fraction
-    if spec.heldout_path is not None:
-        if fraction:
-            raise RecipeError(f"source {spec.name!r}: give heldout_path or heldout_fraction, not both")
-        path = spec.heldout_path if split == "heldout" else path
-    elif split == "heldout" and not fraction:
+    path = _path(spec, data.root, split)
+    if path is None:
         return []
+    adapter = spec.adapter or data.adapter
+    if not isinstance(adapter, Adapter):
+        raise RecipeError(f"source {spec.name!r}: {type(adapter).__name__} is not a data adapter")
     return [
         TableSource(
             path,
-            spec.adapter,
+            adapter,
             name=spec.name,
             split=split,
-            heldout_fraction=fraction,
-            on_bad_row=on_bad_row,
+            heldout_fraction=spec.heldout_fraction,
+            on_bad_row=data.on_bad_row,
             seed=seed,
             params=spec.params,
         )

@@ -86,7 +86,7 @@ def test_mistakes_on_the_command_line(load: Any, override: str, message: str) ->
         (
             "      weight: 2",
             "      weight: -2",
-            r"toy\.yaml:5: data\.sources\[0\]\.weight: expected greater than 0, got -2",
+            r"toy\.yaml:5: data\.sources\[0\]\.weight: expected greater than 0 or expected 'rows', got -2",
         ),
         ("name: toy\n", "", r"toy\.yaml: name: is required and missing"),
         ("  total_steps: 100\n", "", r"toy\.yaml:12: train\.total_steps: is required and missing"),

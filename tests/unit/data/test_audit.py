@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from triune.core.recipe import DataSpec, Recipe
+from triune.core.dataspec import DataSpec
+from triune.core.recipe import Recipe
 from triune.core.sample import Check, Media, Message, Picture, Sample, Text
 from triune.data.audit import Audit, audit, inspect
 from triune.data.show import annotated, contact_sheet

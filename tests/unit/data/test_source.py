@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from triune.core.dataspec import DataSpec
 from triune.core.errors import DataError, MediaMismatch, RecipeError
-from triune.core.recipe import DataSpec
 from triune.data import parquet
 from triune.data.adapters import ADAPTERS
 from triune.data.adapters.triune import Native
