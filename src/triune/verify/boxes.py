@@ -13,7 +13,7 @@ from triune.core.schedule import Steps
 from triune.core.verdict import Outcome
 from triune.verify.extract import AnswerParams, normalise, read_answer, read_json
 from triune.verify.geometry import F64, as_boxes, convert, giou, iou_matrix, reachable_iou
-from triune.verify.matching import measures
+from triune.verify.matching import VTRIUNE_THRESHOLDS, measures
 from triune.verify.verifier import Case, Context, InvalidReference, Score, Unparsed, Verifier, register
 
 DYNAMIC_IOU = Steps(table=((0.10, 0.85), (0.25, 0.95), (1.0, 0.99)))
@@ -35,12 +35,13 @@ class ItemParams(AnswerParams):
 class BoxParams(AnswerParams):
     """Of every verifier that measures boxes.
 
-    `iou`: an overlap below this IoU is worth nothing (schedule it with DYNAMIC_IOU). `image`: which medium the
-    boxes are on. `cap_reachable`: lower `iou` for this sample to what integer coordinates in the policy's frame can
+    `iou`: an overlap below this IoU is worth nothing (schedule it with DYNAMIC_IOU); `average`: the mean of the values
+    at .5:.05:.95 and .99, which V-Triune's server silently uses where its threshold is not set. `image`: which medium
+    the boxes are on. `cap_reachable`: lower `iou` for this sample to what integer coordinates in the policy's frame can
     reach (V19: at .99 small objects are out of reach in small images, and the whole group scores 0).
     """
 
-    iou: Threshold = 0.5
+    iou: Threshold | Literal["average"] = 0.5
     image: int = Field(default=0, ge=0)
     cap_reachable: bool = False
 
@@ -108,11 +109,19 @@ def _pixels(sample: Sample, image: int) -> F64 | None:
     return np.asarray(sample.media[image].size, np.float64) if known else None
 
 
-def effective_threshold(params: BoxParams, references: F64, frame: Frame) -> float:
-    """The threshold for this sample: `params.iou`, or what integer coordinates can reach if that is asked and lower."""
+def effective_thresholds(params: BoxParams, references: F64, frame: Frame) -> tuple[float, ...]:
+    """The thresholds for this sample, whose values are averaged: `params.iou` (one, or eleven for `average`), each no
+    higher than what integer coordinates can reach if that is asked."""
+    wanted = VTRIUNE_THRESHOLDS if params.iou == "average" else (params.iou,)
     if not params.cap_reachable or frame == "unit" or not len(references):
-        return params.iou
-    return min(params.iou, float(reachable_iou(references).min()) - 1e-9)
+        return wanted
+    reachable = float(reachable_iou(references).min()) - 1e-9
+    return tuple(min(one, reachable) for one in wanted)
+
+
+def logged_threshold(thresholds: tuple[float, ...]) -> dict[str, float]:
+    """The metric that says which threshold held; none for an average."""
+    return {"iou_threshold": thresholds[0]} if len(thresholds) == 1 else {}
 
 
 class GroundingParams(BoxParams):
@@ -136,6 +145,12 @@ class BoxIoU(Verifier[GroundingParams, F64]):
         Case('<answer>[{"bbox_2d": [0, 0, 100, 60], "label": "cat"}]</answer>', 0.6, truth=[0, 0, 100, 100]),
         Case(
             "<answer>{'bbox_2d': [0, 0, 100, 60]}</answer>", 0.0, truth=[0, 0, 100, 100], params={"iou": 0.9}
+        ),
+        Case(
+            "<answer>[0, 0, 100, 60]</answer>",
+            0.6 * 3 / 11,
+            truth=[0, 0, 100, 100],
+            params={"iou": "average"},
         ),
         Case("[0, 0, 100, 60]", 1.0, truth=[0, 0, 100, 100], params={"form": "binary", "answer": "text"}),
         Case("<answer>[100, 0, 200, 100]</answer>", 0.5, truth=[0, 0, 100, 100], params={"form": "giou"}),
@@ -162,20 +177,20 @@ class BoxIoU(Verifier[GroundingParams, F64]):
 
     def score(self, outcome: Outcome, reference: F64, params: GroundingParams, context: Context) -> Score:
         target = convert(reference, context.sample.frame, outcome.frame, outcome, params.image)
-        threshold = effective_threshold(params, target, outcome.frame)
+        thresholds = effective_thresholds(params, target, outcome.frame)
         try:
             box = as_boxes(_single(read_json(read_answer(outcome.text, params.answer))))
         except Unparsed as reason:
-            metrics = measures(np.zeros((0, 1))) | {"iou_threshold": threshold}
+            metrics = measures(np.zeros((0, 1))) | logged_threshold(thresholds)
             return Score(0.0, "unparsed", str(reason), metrics, correct=False)
         overlap = iou_matrix(box, target)
         iou = float(overlap[0, 0])
-        reached = iou > 0 and iou >= threshold
+        reached = sum(iou > 0 and iou >= threshold for threshold in thresholds) / len(thresholds)
         if params.form == "giou":
             value = (1 + float(giou(box, target)[0])) / 2
         else:
-            value = float(reached) if params.form == "binary" else iou * reached
-        metrics = measures(overlap) | {"iou_threshold": threshold}
+            value = reached if params.form == "binary" else iou * reached
+        metrics = measures(overlap) | logged_threshold(thresholds)
         return Score(value, detail=f"IoU {iou:.3f}", metrics=metrics, correct=iou >= self.threshold)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, JsonValue, model_validator
 
 from triune.core.sample import Sample
@@ -13,7 +14,8 @@ from triune.verify.boxes import (
     BoxParams,
     ItemParams,
     Threshold,
-    effective_threshold,
+    effective_thresholds,
+    logged_threshold,
     read_items,
     reference_boxes,
 )
@@ -23,6 +25,7 @@ from triune.verify.matching import (
     COCO_THRESHOLDS,
     match_greedy,
     match_hungarian,
+    match_iou_first,
     mean_f1,
     measures,
     ranked_ap,
@@ -34,25 +37,32 @@ class DetectionParams(ItemParams, BoxParams):
     """`form` of the value, with M matched pairs of IoU >= `iou` among n predictions and m references:
 
     - `f1`: 2M / (n + m);
-    - `iou_completeness` (V-Triune): `size_penalty`^|n - m| * ((1 - c) * sum of matched IoU / m + c * completeness),
-      with c = `completeness`;
+    - `iou_completeness` (V-Triune): (1 - c) * sum of matched IoU / m + c * completeness, with c = `completeness`;
     - `ap_ranked`: average precision at `iou`, the order of emission declared as the ranking; `map_ranked`: its mean
       over .5:.05:.95;
     - `f1_mean`: mean F1 over .5:.05:.95, which needs no ranking.
 
-    `matcher`: `hungarian` (largest total IoU) or `greedy` (best pair first), for the first two forms.
+    `matcher`, for the first two forms: `hungarian` (largest total IoU), `greedy` (best pair of one label first), or
+    `iou_first` (V-Triune's other one: best pair first, its labels compared afterwards). `size_penalty`: the value is
+    multiplied by this^|n - m|; default: .6 with `iou_completeness`, as in V-Triune, else 1. With `iou: average` the
+    value is the mean over V-Triune's eleven thresholds, each with its own matches.
     """
 
     form: Literal["f1", "iou_completeness", "ap_ranked", "map_ranked", "f1_mean"] = "f1"
-    matcher: Literal["hungarian", "greedy"] = "hungarian"
+    matcher: Literal["hungarian", "greedy", "iou_first"] = "hungarian"
     completeness: Threshold = 0.3
-    size_penalty: float = Field(default=0.6, gt=0, le=1)
+    size_penalty: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
     def _over_prediction_costs(self) -> DetectionParams:
         if self.form == "iou_completeness" and self.completeness == 0 and self.size_penalty == 1:
             raise ValueError("completeness 0 with size_penalty 1 would make false boxes free")
         return self
+
+    def penalty(self, num_pred: int, num_ref: int) -> float:
+        """What the value is multiplied by for a wrong number of boxes."""
+        default = 0.6 if self.form == "iou_completeness" else 1.0
+        return float((self.size_penalty or default) ** abs(num_pred - num_ref))
 
 
 class Reference(NamedTuple):
@@ -65,6 +75,7 @@ class Reference(NamedTuple):
 _TWO: JsonValue = {"boxes": [[0, 0, 100, 100], [200, 200, 300, 300]], "labels": ["cat", "dog"]}
 _CAT = '{"bbox_2d": [0, 0, 100, 100], "label": "cat"}'
 _DOG = '{"bbox_2d": [200, 200, 300, 250], "label": "Dog"}'
+_WRONG_NAME = '{"bbox_2d": [0, 0, 100, 100], "label": "dog"}, {"bbox_2d": [0, 0, 100, 60], "label": "cat"}'
 _NONE: JsonValue = {"boxes": [], "labels": []}
 
 
@@ -88,6 +99,21 @@ class Detection(Verifier[DetectionParams, Reference]):
             f"<answer>[{_DOG}, {_CAT}]</answer>", 0.25, truth=_TWO, params={"form": "ap_ranked", "iou": 0.9}
         ),
         Case(f"<answer>[{_CAT}, {_CAT}, {_DOG}]</answer>", 0.8, truth=_TWO, params={"matcher": "greedy"}),
+        Case(f"<answer>[{_WRONG_NAME}]</answer>", 0.5, truth=_TWO, params={"matcher": "greedy"}),
+        Case(f"<answer>[{_WRONG_NAME}]</answer>", 0.0, truth=_TWO, params={"matcher": "iou_first"}),
+        Case(f"<answer>[{_CAT}, {_CAT}, {_DOG}]</answer>", 0.8, truth=_TWO, params={"matcher": "iou_first"}),
+        Case(
+            f"<answer>[{_DOG}, {_CAT}]</answer>",
+            (0.825 + 10 * 0.5) / 11,
+            truth=_TWO,
+            params={"form": "iou_completeness", "iou": "average"},
+        ),
+        Case(
+            f"<answer>[{_CAT}, {_DOG}, {_CAT}]</answer>",
+            0.6 * 0.55,
+            truth=_TWO,
+            params={"form": "map_ranked", "size_penalty": 0.6},
+        ),
         Case('<answer>[{"bbox_2d": [0, 0, 100, 100], "label": "cow"}]</answer>', 0.0, truth=_TWO),
         Case("<answer>[[0, 0, 100, 100]]</answer>", 2 / 3, truth=_TWO, params={"labels": False}),
         Case("<answer>[]</answer>", 0.0, truth=_TWO),
@@ -116,37 +142,46 @@ class Detection(Verifier[DetectionParams, Reference]):
         self, outcome: Outcome, reference: Reference, params: DetectionParams, context: Context
     ) -> Score:
         target = convert(reference.boxes, context.sample.frame, outcome.frame, outcome, params.image)
-        threshold = effective_threshold(params, target, outcome.frame)
+        thresholds = effective_thresholds(params, target, outcome.frame)
         try:
             items = read_items(outcome.text, params)
         except Unparsed as reason:
             # Unreadable is not "nothing there": it earns nothing even where nothing is.
             metrics = measures(np.zeros((0, max(1, len(target))))) | {"num_ref": float(len(target))}
-            metrics |= {"iou_threshold": threshold}
+            metrics |= logged_threshold(thresholds)
             return Score(0.0, "unparsed", str(reason), metrics, correct=False)
         overlap = np.zeros((len(items), len(target)))
+        same = np.zeros(overlap.shape, dtype=bool)
         good = [row for row, item in enumerate(items) if item is not None]
         labels = [item[1] for item in items if item is not None]
         overlap[good] = iou_matrix(as_boxes([item[0] for item in items if item is not None]), target)
-        overlap[good] *= np.array([[a == b for b in reference.labels] for a in labels]).reshape(
+        same[good] = np.array([[a == b for b in reference.labels] for a in labels]).reshape(
             len(good), len(target)
         )
-        metrics = measures(overlap) | {"iou_threshold": threshold}
+        metrics = measures(overlap * same) | logged_threshold(thresholds)
         detail = f"{len(items)} predicted, {len(items) - len(good)} bad, {len(target)} in the reference"
+        value = sum(_value(overlap, same, one, params) for one in thresholds) / len(thresholds)
         return Score(
-            _value(overlap, threshold, params), detail=detail, metrics=metrics, correct=metrics["f1@50"] >= 1
+            value * params.penalty(*overlap.shape),
+            detail=detail,
+            metrics=metrics,
+            correct=metrics["f1@50"] >= 1,
         )
 
 
-def _value(overlap: F64, threshold: float, params: DetectionParams) -> float:
+def _value(overlap: F64, same: NDArray[np.bool_], threshold: float, params: DetectionParams) -> float:
+    """The form's value at one threshold, before the size penalty; `overlap` whatever the labels, `same` where equal."""
+    labelled = overlap * same
     if params.form == "ap_ranked":
-        return float(ranked_ap(overlap, np.array([threshold]))[0])
+        return float(ranked_ap(labelled, np.array([threshold]))[0])
     if params.form == "map_ranked":
-        return float(ranked_ap(overlap, COCO_THRESHOLDS).mean())
+        return float(ranked_ap(labelled, COCO_THRESHOLDS).mean())
     if params.form == "f1_mean":
-        return mean_f1(overlap)
-    matches = (match_hungarian if params.matcher == "hungarian" else match_greedy)(overlap, threshold)
+        return mean_f1(labelled)
+    if params.matcher == "iou_first":
+        matches = match_iou_first(overlap, same, threshold)
+    else:
+        matches = (match_hungarian if params.matcher == "hungarian" else match_greedy)(labelled, threshold)
     if params.form == "f1":
         return matches.f1()
-    inner = (1 - params.completeness) * matches.mean_iou() + params.completeness * matches.completeness()
-    return float(params.size_penalty ** abs(matches.num_pred - matches.num_ref) * inner)
+    return (1 - params.completeness) * matches.mean_iou() + params.completeness * matches.completeness()

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from triune.verify.geometry import F64
 
 COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+VTRIUNE_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
+"""What V-Triune's reward server averages over where no threshold is set."""
 LOGGED_THRESHOLDS = (50, 75, 95, 99)
 
 
@@ -71,6 +74,16 @@ def match_greedy(overlap: F64, threshold: float) -> Matches:
             free_ref.remove(j)
             pairs.append((i, j))
     return _matches(overlap, pairs)
+
+
+def match_iou_first(overlap: F64, same: NDArray[np.bool_], threshold: float) -> Matches:
+    """V-Triune's second matcher as described: pairs by IoU whatever their labels, and the labels compared afterwards.
+
+    `overlap` is not yet masked by `same` bool[n, m]. A pair of different labels uses both boxes up and counts for
+    nothing (in the released code it still counts as found).
+    """
+    found = match_greedy(overlap, threshold)
+    return _matches(overlap, [(i, j) for i, j in found.pairs if same[i, j]])
 
 
 def _matches(overlap: F64, pairs: list[tuple[int, int]]) -> Matches:

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from triune.core.dataspec import DataSpec
 from triune.core.errors import DataError
-from triune.core.recipe import DataSpec, Recipe
+from triune.core.recipe import Recipe
 from triune.core.sample import Sample
 from triune.data.adapters.vtriune import CLOSEFORM, FREEFORM, NAME, TASKS, VTriune
 from triune.data.audit import audit

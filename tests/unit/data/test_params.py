@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from triune.core.dataspec import DataSpec
 from triune.core.errors import DataError, RecipeError
-from triune.core.recipe import DataSpec
 from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.data.source import open_sources

@@ -195,12 +195,12 @@ def test_environment_rewards_count_where_a_check_asks(judge, make_sample, progre
         (
             Check(verifier="detection", schedule={"iou": Linear(start=0.5, end=1.5)}),
             {},
-            r"iou: .* less than or equal to 1",
+            r"iou\b.* less than or equal to 1",
         ),
         (
             Check(verifier="detection", schedule={"iou": Steps(table=((0.01, 2.0), (1.0, 0.5)))}),
             {},
-            r"iou: .* less than or equal to 1",
+            r"iou\b.* less than or equal to 1",
         ),
         (
             Check(

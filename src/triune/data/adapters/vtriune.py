@@ -25,14 +25,15 @@ from triune.verify.verifier import Unparsed
 
 TASKS = ("math", "puzzle", "science", "chart", "detection", "grounding", "counting", "ocr")
 Part = Literal["iou_max_label_first", "iou_max_iou_first", "map", "map50", "map75"]
-# How the parts of a box reward that V-Triune mixes read here. Its two greedy matchers depend on the order of the
-# reference, or lose pairs; the first is replaced by the optimal matching, the second by a correct greedy one.
+# How the parts of a box reward that V-Triune mixes read here, each times .6^|predictions - references| (the default of
+# the first form). Its two greedy matchers depend on the order of the reference, or lose pairs; the first is replaced by
+# the optimal matching, the second does what was meant.
 PARTS: dict[Part, dict[str, JsonValue]] = {
     "iou_max_label_first": {"form": "iou_completeness", "matcher": "hungarian"},
-    "iou_max_iou_first": {"form": "iou_completeness", "matcher": "greedy"},
-    "map": {"form": "map_ranked"},
-    "map50": {"form": "ap_ranked", "iou": 0.5},
-    "map75": {"form": "ap_ranked", "iou": 0.75},
+    "iou_max_iou_first": {"form": "iou_completeness", "matcher": "iou_first"},
+    "map": {"form": "map_ranked", "size_penalty": 0.6},
+    "map50": {"form": "ap_ranked", "iou": 0.5, "size_penalty": 0.6},
+    "map75": {"form": "ap_ranked", "iou": 0.75, "size_penalty": 0.6},
 }
 
 # File names of the release: train_puzzle_puzzlevqa_2648_x2, test_detection_coco_test_multi_2000.
@@ -145,12 +146,17 @@ class VTriune(Adapter):
     )
 
     kind: Literal["vtriune"] = "vtriune"
-    iou: Literal["dynamic"] | Annotated[float, Field(ge=0, le=1)] = Field(
+    iou: Literal["dynamic", "average"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "dynamic",
-        description="acceptance threshold of box rewards: the paper's schedule over the run, or one number",
+        description="acceptance threshold of box rewards: the paper's schedule over the run, one number, or the mean "
+        "over .5:.05:.95 and .99 (what the released server does unless told otherwise)",
     )
-    det_reward_ratio: dict[Part, Annotated[float, Field(ge=0)]] = Field(
+    det_reward_ratio: dict[Part, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="weights of the parts of box rewards; none: each row's own"
+    )
+    source: Literal["row", "recipe"] = Field(
+        "row",
+        description="whose name for the source stands in metrics: the row's data_source, or the recipe's",
     )
     prompt_pool: bool = Field(
         True, description="ask for a boxed answer in varied words; off: the bare questions"
@@ -186,7 +192,7 @@ class VTriune(Adapter):
             messages = _ask(messages, _wording(row, id, FREEFORM if layout == 0 else CLOSEFORM))
         return row.sample(
             id=id,
-            source=row.get("data_source", str, "") or _name(row, "source") or row.source,
+            source=self._source(row),
             task=_task(row),
             messages=messages,
             media=images,
@@ -199,6 +205,11 @@ class VTriune(Adapter):
             normalize=True,
             meta={key: value for key, value in _meta(row, extra).items() if isinstance(value, str)},
         )
+
+    def _source(self, row: Row) -> str:
+        if self.source == "recipe":
+            return row.source
+        return row.get("data_source", str, "") or _name(row, "source") or row.source
 
     def _box_checks(self, ratio: Row, accuracy: float) -> list[Check]:
         weights = self.det_reward_ratio or {name: _weight(ratio, name, 0.0) for name in PARTS}
