@@ -25,6 +25,7 @@ Rows = Iterable[Mapping[str, Any]]
 
 SHARED = "python:"
 HUB = "hf:"
+PATHS_START = "paths start at data.root, and that at the folder that triune runs in"
 _shared: dict[str, Rows] = {}
 
 
@@ -49,6 +50,17 @@ def share(name: str, rows: Rows) -> str:
     return SHARED + name
 
 
+def at(root: Path, location: str) -> str:
+    """A source's `path` below `data.root`; what is no path on disk stays as it is."""
+    return location if location.startswith((SHARED, HUB)) else str(root / location)
+
+
+def absent(location: str) -> bool:
+    """Whether a location is a file or a glob, and matches nothing."""
+    folder = Path(location.rpartition("@")[0] or location)
+    return not (location.startswith((SHARED, HUB)) or folder.is_dir() or glob.glob(location, recursive=True))
+
+
 def tables(location: str | Rows) -> list[Table]:
     """What a source's `path` stands for: a file or a glob; a folder of a Hugging Face data set, `FOLDER@SPLIT`;
     `hf:NAME@SPLIT` or `hf:NAME:CONFIG@SPLIT`; `python:NAME`; or the rows themselves. Raises DataError for nothing."""
@@ -69,7 +81,7 @@ def tables(location: str | Rows) -> list[Table]:
         return [_given(location, huggingface.open_dataset(location), folder)]
     files = [Path(file) for file in sorted(glob.glob(location, recursive=True))]
     if not files:
-        raise DataError(f"no file matches {location!r}; paths start at the folder that triune runs in")
+        raise DataError(f"no file matches {location!r}; {PATHS_START}")
     names = [file.stem for file in files]
     return [
         Table(

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 from triune.core.dataspec import DataSpec, SourceSpec
@@ -14,7 +15,7 @@ from triune.core.errors import DataError, RecipeError, nearest
 from triune.core.sample import Sample
 from triune.data.adapters import ADAPTERS, Adapter
 from triune.data.params import Params, with_params
-from triune.data.reading import Rows, Table, tables
+from triune.data.reading import PATHS_START, Rows, Table, absent, at, tables
 from triune.data.rows import BadRow, Row
 
 Split = Literal["train", "heldout"]
@@ -166,13 +167,10 @@ def open_sources(data: DataSpec, seed: int, split: Split) -> list[tuple[Source, 
     name that matches nothing or twice, DataError at once for all paths that match no file.
     """
     specs = _trained(data) if split == "train" else data.sources
-    missing = [
-        f"source {spec.name!r}: no file matches {path!r}"
-        for spec in specs
-        if (path := _path(spec, data.root, split)) is not None and not glob.glob(path, recursive=True)
-    ]
+    paths = [(spec.name, _path(spec, data.root, split)) for spec in specs]
+    missing = [f"source {name!r}: no file matches {path!r}" for name, path in paths if path and absent(path)]
     if missing:
-        raise DataError("\n".join(missing))
+        raise DataError("\n".join([*missing, PATHS_START]))
     opened: list[tuple[Source, float]] = []
     for spec in specs:
         sources = _open(spec, data, seed, split)
@@ -214,7 +212,7 @@ def _path(spec: SourceSpec, root: Path, split: Split) -> str | None:
     path = spec.path
     if split == "heldout" and not spec.heldout_fraction:
         path = spec.heldout_path
-    return None if path is None else str(root / path)
+    return None if path is None else at(root, path)
 
 
 def _open(spec: SourceSpec, data: DataSpec, seed: int, split: Split) -> Sequence[Source]:
