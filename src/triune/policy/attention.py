@@ -157,6 +157,15 @@ class _Attention(torch.autograd.Function):
         return (*found, None, None)
 
 
+def flash(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention [B, H, Q, D] of queries [B, H, Q, D] over all keys and values [B, H, T, D], and the log-sum-exp [B, H, Q]
+    of the scores, without gradient; an additive `mask` must broadcast to [B, H, Q, T]."""
+    out, mass = _flash(query, key, value, attn_mask=mask, scale=scale)
+    return out, mass
+
+
 def _row(flat: Tensor) -> Tensor:
     """[N, H, D] to [1, H, N, D]."""
     return flat.transpose(0, 1)[None]

@@ -146,7 +146,7 @@ class LanguageFamily:
         gap = float("inf")
         if np.array_equal(given["input_ids"][0].numpy(), segment.ids):
             track = Track(segment.ids, self.positions(segment.ids, hashes, sample.id))
-            rows = pack([alone([segment.ids.astype(np.int64)], [0])], [track], self.pad_id).to(self.device)
+            rows = pack([alone([segment.ids], [0])], [track], self.pad_id).to(self.device)
             embeds = self.inputs(rows.ids, [hashes], [[sample.id] * len(hashes)])
             mine = self.forward(embeds, rows.positions, rows.mask(embeds.dtype))
             own = self.model.model(**given.to(self.device)).last_hidden_state

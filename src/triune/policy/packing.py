@@ -117,7 +117,7 @@ def _split(node: Node) -> list[Node]:
     return node.children
 
 
-def alone(keys: Sequence[NDArray[np.int64]], members: Sequence[int]) -> list[Node]:
+def alone(keys: Sequence[Ids | NDArray[np.int64]], members: Sequence[int]) -> list[Node]:
     """Every path for itself."""
     return [Node(member, 0, len(keys[member]), ends=[member]) for member in members if len(keys[member])]
 

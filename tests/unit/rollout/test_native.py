@@ -17,10 +17,12 @@ from triune.rollout.native import NativeEngine, _Room
 from triune.testing.models import demand, picture, ragged, sample, talker, tiny, trajectories
 
 
-@pytest.fixture(scope="module")
-def family() -> LanguageFamily:
-    """Qwen's three axes and pictures of many sizes; the stop token is likely enough that lengths differ."""
-    made = tiny("qwen")
+@pytest.fixture(scope="module", params=["sdpa", "eager"])
+def family(request: pytest.FixtureRequest) -> LanguageFamily:
+    """Qwen's three axes and pictures of many sizes; the stop token is likely enough that lengths differ. `sdpa` looks at
+    prompts that are there once, `eager` at copies under a mask."""
+    made = tiny("qwen", attention=request.param)
+    assert made.maskless is (request.param == "sdpa")
     want_to_stop(made)
     made.begin_step(ragged())
     return made
