@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from triune.core.errors import RecipeError, nearest
 from triune.core.plugin import section_at
@@ -78,7 +78,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
                 f"{path.parent / str(base)}: a base cannot have a base of its own; inherit one level only"
             )
         layers.insert(0, under)
-    layers.append(_command_line(overrides))
+    layers.append(command_line(overrides))
     values: Any = {}
     places: dict[Key, str] = {(): str(path)}
     for layer in layers:
@@ -128,7 +128,8 @@ def _construct(loader: _Yaml, node: yaml.Node, key: Key, file: str, places: dict
     return values
 
 
-def _command_line(overrides: Sequence[str]) -> Layer:
+def command_line(overrides: Sequence[str]) -> Layer:
+    """`a.b=c` texts as a layer. Raises RecipeError for one that is no override."""
     given: dict[str, Any] = {}
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -214,7 +215,9 @@ def _take(values: Any, key: Key) -> Any:
     return value
 
 
-def explain(error: ValidationError, values: Any, places: Mapping[Key, str]) -> str:
+def explain(
+    error: ValidationError, values: Any, places: Mapping[Key, str], model: type[BaseModel] = Recipe
+) -> str:
     """Every error on a line of its own: place, dotted key, what was expected and what was given."""
     lines: dict[Key, list[str]] = {}
     given: dict[Key, str] = {}
@@ -228,7 +231,7 @@ def explain(error: ValidationError, values: Any, places: Mapping[Key, str]) -> s
             continue
         key = _known(values, problem["loc"])
         if problem["type"] == "extra_forbidden":
-            section = section_at(Recipe, values, key[:-1])
+            section = section_at(model, values, key[:-1])
             text = f"unknown key; {nearest(str(key[-1]), section.model_fields if section else ())}"
         elif problem["type"] == "missing":
             key = (*key, str(problem["loc"][-1]))

@@ -68,12 +68,13 @@ class PlugIn:
 
 def section_at(model: type[BaseModel], values: Any, key: Sequence[str | int]) -> type[BaseModel] | None:
     """The options class that validates the mapping at this key, plug-ins included."""
-    for part in key:
+    for place, part in enumerate(key):
         values = values[part]
         if isinstance(part, int):
             continue
         info = model.model_fields.get(part)
-        inner = section(info, values) if info else None
+        listed = isinstance(values, list) and key[place + 1 : place + 2]  # a list of sections: the one meant
+        inner = section(info, values[key[place + 1]] if listed else values) if info else None
         if inner is None:
             return None
         model = inner
@@ -82,7 +83,8 @@ def section_at(model: type[BaseModel], values: Any, key: Sequence[str | int]) ->
 
 def section(info: FieldInfo, values: Any) -> type[BaseModel] | None:
     """The options class behind one field, given the field's values; None where the field is not a section."""
-    for mark in info.metadata:
+    inside = (mark for arg in get_args(info.annotation) for mark in getattr(arg, "__metadata__", ()))
+    for mark in (*info.metadata, *inside):
         if isinstance(mark, PlugIn):
             kind, options = str(values.get("kind") if isinstance(values, dict) else values), mark.options()
             return options[kind] if kind in options else None  # noqa: SIM401 (a registry has no get)
