@@ -179,7 +179,7 @@ class BoxIoU(Verifier[GroundingParams, F64]):
         target = convert(reference, context.sample.frame, outcome.frame, outcome, params.image)
         thresholds = effective_thresholds(params, target, outcome.frame)
         try:
-            box = as_boxes(_single(read_json(read_answer(outcome.text, params.answer))))
+            box = as_boxes(read_box(outcome.text, params))
         except Unparsed as reason:
             metrics = measures(np.zeros((0, 1))) | logged_threshold(thresholds)
             return Score(0.0, "unparsed", str(reason), metrics, correct=False)
@@ -194,7 +194,9 @@ class BoxIoU(Verifier[GroundingParams, F64]):
         return Score(value, detail=f"IoU {iou:.3f}", metrics=metrics, correct=iou >= self.threshold)
 
 
-def _single(found: Any) -> list[float]:
+def read_box(text: str, params: AnswerParams) -> list[float]:
+    """The one box of an answer, bare, in `{"bbox_2d": ...}` or alone in a list; raises Unparsed otherwise."""
+    found = read_json(read_answer(text, params.answer))
     if isinstance(found, list) and len(found) == 1:
         found = found[0]
     box = valid_box(found.get("bbox_2d") if isinstance(found, dict) else found)

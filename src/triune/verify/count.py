@@ -38,7 +38,7 @@ class Count(Verifier[CountingParams, int]):
         if isinstance(truth, bool) or not isinstance(truth, int | float | str):
             raise InvalidReference(f"a count is needed, found {truth!r}"[:200])
         try:
-            count = _whole(str(truth))
+            count = read_whole(str(truth))
         except Unparsed as reason:
             raise InvalidReference(str(reason)) from None
         if count < 0:
@@ -46,7 +46,7 @@ class Count(Verifier[CountingParams, int]):
         return count
 
     def score(self, outcome: Outcome, reference: int, params: CountingParams, context: Context) -> Score:
-        count = _whole(read_answer(outcome.text, params.answer))
+        count = read_whole(read_answer(outcome.text, params.answer))
         exact = count == reference
         detail = f"{count:g} for {reference}"
         if not params.graded:
@@ -55,7 +55,8 @@ class Count(Verifier[CountingParams, int]):
         return Score(value, detail=detail, correct=exact)
 
 
-def _whole(text: str) -> int:
+def read_whole(text: str) -> int:
+    """The whole number that is all of the text; raises Unparsed otherwise."""
     number = read_number(text)
     if number != int(number):
         raise Unparsed(f"{text[:40]!r} is not a whole number")
