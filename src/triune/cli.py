@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -21,6 +21,10 @@ from triune.core.errors import RecipeError, TriuneError
 from triune.core.loading import find_recipe, list_recipes
 from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from triune.evaluation.number import Number
+    from triune.evaluation.run import Report
 
 RecipeName = Annotated[
     str, arg(metavar="RECIPE", help="a recipe file, or the name of one that ships with triune")
@@ -75,35 +79,111 @@ def _resumed(recipe: str, overrides: Sequence[str], resume: Path, run_dir: Path 
 
 
 def evaluate(
-    checkpoint: Annotated[
-        Positional[Path], arg(help="a checkpoint folder, or a run (its newest checkpoint)")
-    ],
+    model: Annotated[
+        Positional[str], arg(help="a checkpoint, a run (its newest checkpoint), a model folder, or nano")
+    ] = "",
+    suites: Annotated[
+        Positional[tuple[str, ...]],
+        arg(
+            metavar="[FILE.yaml] [a.b=c ...]",
+            help="a file of suites; keys to set in it, or options of --task",
+        ),
+    ] = (),
     *,
+    task: Annotated[str, arg(help="one suite instead of a file: detection, counting, ocr, ...")] = "",
+    data: Annotated[str, arg(help="of --task: the file with questions and truth")] = "",
+    images: Annotated[Path | None, arg(help="of --task: where relative picture paths start")] = None,
+    export: Annotated[Path | None, arg(name="out", help="of --task: what another scorer reads")] = None,
+    rescore: Annotated[
+        Path | None, arg(name="from", help="saved predictions, judged again without a model")
+    ] = None,
+    json: Annotated[Path | None, arg(help="write the figures here")] = None,
+    predictions: Annotated[Path | None, arg(help="write every answer here, as JSON Lines")] = None,
     blind: Annotated[bool, arg(help="grey pictures: what is left is not seen but guessed")] = False,
-    seed: Annotated[int | None, arg(help="of the held-out samples; default: the recipe's")] = None,
-    samples: Annotated[int | None, arg(help="held-out samples per source; default: the recipe's")] = None,
+    seed: Annotated[int | None, arg(help="of a recipe's held-out samples; default: the recipe's")] = None,
+    samples: Annotated[int | None, arg(help="at most so many of each source")] = None,
 ) -> int:
-    """Evaluate a checkpoint on held-out samples: greedy answers, judged, per source."""
-    from triune.evaluate import evaluate as score
+    """Evaluate a model: greedy answers, judged, per source, with 95 % intervals.
 
-    rows = score(_checkpoint(checkpoint), blind=blind, seed=seed, samples=samples)
-    names = list(dict.fromkeys(name for values in rows.values() for name in values))
-    table = _table("source", *names)
-    for source, values in rows.items():
-        table.add_row(source, *(_number(values.get(name)) for name in names))
-    if len(rows) > 1:
-        sums = {name: sum(values.get(name, 0) for values in rows.values()) for name in names}
-        table.add_section()
-        table.add_row(
-            "mean of sources", *(_number(v if name == "n" else v / len(rows)) for name, v in sums.items())
+    A checkpoint alone is evaluated on its recipe's held-out samples; --task or a file of suites ask any model about your
+    own files. --from makes the figures again from saved predictions; exit code 1 if any verdict differs.
+    """
+    from triune.evaluation import predictions as saved
+    from triune.evaluation import run
+
+    files, overrides = [s for s in suites if "=" not in s], [s for s in suites if "=" in s]
+    if len(files) > 1 or (files and task):
+        raise RecipeError(
+            f"one file of suites, or --task; got {', '.join(files)}{' and --task' if task else ''}"
         )
-    out.print(table)
-    return 0
+    if rescore is not None:
+        if model or suites or task:
+            raise RecipeError("--from needs no model and no suite: saved predictions say how they are scored")
+        report, changed = run.rescore(saved.load(rescore))
+    elif not model:
+        raise RecipeError("name a model to evaluate, or saved predictions with --from")
+    elif files or task:
+        chosen = run.Evaluation.of(files[0] if files else None, overrides, task, data, images, export)
+        report, changed = run.evaluate_suites(model, chosen, samples=samples, blind=blind, say=_say), 0
+    elif overrides or data:
+        raise RecipeError("what shall the model be asked? Give --task (with --data), or a file of suites")
+    else:
+        folder = run.newest(Path(model))
+        report, changed = run.evaluate_heldout(folder, blind=blind, seed=seed, samples=samples), 0
+    _report(report, json, predictions)
+    if rescore is not None:
+        different = f"{changed} of {len(report.rows)} verdicts differ from the saved ones"
+        _say(different if changed else "every verdict is the same")
+    return 1 if changed else 0
 
 
-def _checkpoint(path: Path) -> Path:
-    found = sorted((path / "checkpoints").glob("step-*"))
-    return found[-1] if found else path
+def _report(report: Report, json: Path | None, predictions: Path | None) -> None:
+    """One table per kind of suite, then what was written where."""
+    figures = report.numbers()
+    kinds = {source: suite.kind for source, suite in report.suites.items()}
+    for kind in dict.fromkeys(kinds.values()):
+        sources = [source for source in figures if kinds[source] == kind]
+        shown = [*COUNTS, *report.suites[sources[0]].shown]
+        names = [name for name in shown if any(name in figures[source] for source in sources)]
+        table = _table("source", *names)
+        for source in sources:
+            table.add_row(source, *(str(figures[source].get(name, "-")) for name in names))
+        if len(sources) > 1:
+            table.add_section()
+            cells = [_mean(name, [figures[source].get(name) for source in sources]) for name in names]
+            table.add_row("mean of sources", *cells)
+        # A row on one line, however narrow the terminal: intervals that are cut off say nothing.
+        Console(highlight=False, soft_wrap=True, width=max(out.width, 60 + 24 * len(names))).print(table)
+    if any("[" in str(number) for held in figures.values() for number in held.values()):
+        _say("in brackets: 95 % intervals (Wilson for shares, else bootstrap over samples)")
+    for source, reasons in report.left_out.items():
+        for reason, count in reasons.items():
+            _say(f"left out of {source}: {count}, {reason}")
+    if json is not None:
+        report.save(json, figures)
+    if predictions is not None:
+        report.save_predictions(predictions)
+    for file in (*report.written, *filter(None, (json, predictions))):
+        _say(f"wrote {file}")
+    for source, commands in report.commands.items():
+        _say(f"to score {source}, in a checkout of its repository:")
+        for command in commands:
+            _say(f"  {command}")
+
+
+COUNTS = ("n", "unparsed", "unjudged", "truncated")
+
+
+def _mean(name: str, numbers: Sequence[Number | None]) -> str:
+    """The mean of sources, each counting once; of counts their sum."""
+    values = [number.value for number in numbers if number is not None and number.value is not None]
+    if not values:
+        return "-"
+    return f"{sum(values):g}" if name in COUNTS else f"{sum(values) / len(values):.3f}"
+
+
+def _say(text: str) -> None:
+    out.print(text, markup=False)
 
 
 def data(

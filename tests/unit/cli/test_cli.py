@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -117,25 +118,77 @@ def test_an_alias_warns_on_one_line(recipe: Path, loop: Any, capsys: Any) -> Non
     assert "warning: command line (num_generations)" in capsys.readouterr().err
 
 
-def test_eval_prints_a_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
-    asked: dict[str, Any] = {}
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    """Two sources of saved answers: 1 of 2 right, and 2 of 2."""
+    from triune.core.sample import Check
+    from triune.core.verdict import Outcome
+    from triune.evaluation.predictions import Prediction, rejudge, write
+    from triune.verify.judge import Judge
 
-    def score(checkpoint: Path, **options: Any) -> dict[str, dict[str, float]]:
-        asked.update(options, checkpoint=checkpoint)
-        return {"a": {"accuracy": 0.5, "n": 10}, "b": {"accuracy": 1.0, "n": 30}}
+    rows = [
+        Prediction(
+            id=f"{source}/{i}",
+            source=source,
+            task="counting",
+            suite={"kind": "rows"},
+            prompt="How many?",
+            response=f"<answer>{said}</answer>",
+            truth=3,
+            checks=(Check(verifier="count"),),
+            outcome=Outcome(id=f"{source}/{i}"),
+            status="ok",
+        )
+        for source, answers in {"a": (3, 4), "b": (3, 3)}.items()
+        for i, said in enumerate(answers)
+    ]
+    write(tmp_path / "predictions.jsonl", rejudge(rows, Judge(workers=0)))
+    return tmp_path / "predictions.jsonl"
 
-    module = ModuleType("triune.evaluate")
-    module.evaluate = score  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "triune.evaluate", module)
-    (tmp_path / "checkpoints" / "step-000002").mkdir(parents=True)
-    assert run("eval", tmp_path, "--blind", "--samples", "8") == 0
-    assert asked == {
-        "checkpoint": tmp_path / "checkpoints" / "step-000002",
-        "blind": True,
-        "seed": None,
-        "samples": 8,
+
+def test_eval_prints_a_table_with_intervals(predictions: Path, tmp_path: Path, capsys: Any) -> None:
+    assert run("eval", "--from", predictions, "--json", tmp_path / "figures.json") == 0
+    printed = capsys.readouterr().out
+    assert "every verdict is the same" in printed
+    assert "0.500 [0.095, 0.905]" in printed  # Wilson, 1 of 2
+    assert [line.split()[-1] for line in printed.splitlines() if "mean of sources" in line] == ["0.750"]
+    held = json.loads((tmp_path / "figures.json").read_text())
+    assert held["sources"]["a"]["correct"] == {
+        "value": 0.5,
+        "n": 2,
+        "low": pytest.approx(0.0945, abs=1e-4),
+        "high": pytest.approx(0.9055, abs=1e-4),
+        "interval": "wilson",
     }
-    assert "0.750" in capsys.readouterr().out
+
+
+def test_eval_notices_a_verdict_that_is_no_longer_the_same(predictions: Path, capsys: Any) -> None:
+    predictions.write_text(predictions.read_text().replace("<answer>4<", "<answer>3<"))
+    assert run("eval", "--from", predictions) == 1
+    assert "1 of 4 verdicts differ" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name a model"),
+        (["nano", "--data", "x.json"], "Give --task"),
+        (["nano", "policy.dtype=bfloat16"], "Give --task"),
+        (["nano", "suites.yaml", "--task", "ocr"], "one file of suites, or --task"),
+        (["nano", "suites.yaml", "--data", "x.json"], "belong to --task"),
+        (["nano", "gone.yaml"], "gone.yaml cannot be read"),
+        (["nano", "--task", "detektion", "--data", "x.json"], "did you mean 'detection'?"),
+        (["nano", "subsett=single", "--task", "detection", "--data", "x"], "did you mean 'subset'?"),
+        (["nano", "--task", "mmmu", "--data", "x.json"], "out: is required"),
+        (["nano", "--from", "x.jsonl"], "--from needs no model"),
+        (["--from", "gone.jsonl"], "gone.jsonl cannot be read"),
+    ],
+)
+def test_a_mistake_in_an_evaluation_is_one_message(arguments: list[str], message: str, capsys: Any) -> None:
+    assert run("eval", *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
 
 
 def test_data_show_writes_a_contact_sheet(recipe: Path, tmp_path: Path) -> None:

@@ -1,0 +1,271 @@
+"""An evaluation: suites, a model that answers them, and a report. With saved predictions, without the model.
+
+The model is a run's checkpoint (its recipe says how it is loaded and sampled), or any folder that `policy.path` takes.
+Prompts are rendered, answers decoded and judged by the objects that training uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, JsonValue, ValidationError
+
+from triune.core.base import Frozen
+from triune.core.errors import RecipeError
+from triune.core.loading import command_line, explain, merge, read
+from triune.core.plugin import PlugIn
+from triune.core.recipe import PolicyOptions, Recipe, RolloutOptions
+from triune.data.files import atomic
+from triune.evaluation.number import Number
+from triune.evaluation.predictions import Prediction, record, rejudge, write
+from triune.evaluation.suites import SUITES, Suite, counts
+from triune.evaluation.suites.external import External
+from triune.verify.judge import Judge
+
+SuiteOptions = Annotated[BaseModel, PlugIn("triune.evaluation.suites:SUITES")]
+
+MAX_TOKENS = 1024
+"""Longest answer of a model that comes without a recipe, in tokens."""
+
+
+class Evaluation(Frozen):
+    """A file that names suites; `policy` and `rollout` override how the model is loaded and how it answers."""
+
+    suites: tuple[SuiteOptions, ...] = Field(min_length=1, description="what is asked")
+    policy: dict[str, JsonValue] = Field(
+        default_factory=dict, description="options of the policy: dtype, frame, window"
+    )
+    rollout: dict[str, JsonValue] = Field(
+        default_factory=dict, description="options of the rollout: max_tokens"
+    )
+    workers: int = Field(2, ge=0, description="processes for slow verifiers")
+
+    @classmethod
+    def load(
+        cls, file: Path | None, overrides: Sequence[str] = (), suite: Mapping[str, Any] | None = None
+    ) -> Evaluation:
+        """From a YAML file, or from one suite's options; `overrides` are `a.b=c`. Raises RecipeError naming file, line, key."""
+        values: Any = {"suites": [dict(suite)]} if suite else {}
+        places: dict[Any, str] = {(): "command line"}
+        if file is not None:
+            layer = read(file)
+            values, places = layer.values, {(): str(file), **layer.places}
+        layer = command_line(overrides)
+        values, places = merge(values, layer.values), places | layer.places
+        try:
+            found = cls.model_validate(values)
+        except ValidationError as error:
+            raise RecipeError(explain(error, values, places, cls)) from None
+        names = Counter(one.source for one in found.chosen)
+        if repeated := [name for name, n in names.items() if n > 1]:
+            raise RecipeError(f"suites {repeated} have one name; give each its own `name`")
+        return found
+
+    @classmethod
+    def of(
+        cls,
+        file: str | None,
+        overrides: Sequence[str] = (),
+        task: str = "",
+        data: str = "",
+        images: Path | None = None,
+        out: Path | None = None,
+    ) -> Evaluation:
+        """As the command line has it: a file, or one suite, whose options are then the overrides without a section."""
+        if not task:
+            if data or images or out:
+                raise RecipeError(
+                    "--data, --images and --out belong to --task; a file of suites names its own"
+                )
+            return cls.load(Path(str(file)), overrides)
+        given = {"kind": task, "data": data, "images": images and str(images), "out": out and str(out)}
+        own = ("policy.", "rollout.", "workers=")
+        placed = [text if text.startswith(own) else f"suites[0].{text}" for text in overrides]
+        return cls.load(None, placed, {key: value for key, value in given.items() if value})
+
+    @property
+    def chosen(self) -> list[Suite]:
+        return [one for one in self.suites if isinstance(one, Suite)]
+
+
+class Model(Frozen):
+    """How a model is loaded and how it answers."""
+
+    policy: PolicyOptions
+    rollout: RolloutOptions
+
+    @classmethod
+    def find(cls, path: str, evaluation: Evaluation | None = None) -> Model:
+        """Of a checkpoint by its recipe, of a run's newest one, or of a model folder (or `nano`)."""
+        folder = newest(Path(path))
+        recipe = folder / "recipe.yaml"
+        values: dict[str, Any] = {
+            "policy": {"kind": "language", "path": path},
+            "rollout": {"kind": "native", "max_tokens": MAX_TOKENS},
+        }
+        if recipe.is_file():
+            dumped = Recipe.load(recipe).dump()
+            values = {
+                "policy": {**dumped["policy"], "path": str(folder / "model")},
+                "rollout": dumped["rollout"],
+            }
+        if evaluation is not None:
+            values = merge(values, {"policy": evaluation.policy, "rollout": evaluation.rollout})
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise RecipeError(explain(error, values, {(): path}, cls)) from None
+
+
+def newest(path: Path) -> Path:
+    """The newest checkpoint of a run; any other path as it is."""
+    found = sorted((path / "checkpoints").glob("step-*"))
+    return found[-1] if found else path
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows of predictions, the figures of each source, what suites left out, and what was written for other scorers."""
+
+    rows: list[Prediction]
+    suites: dict[str, Suite]
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    written: list[Path] = field(default_factory=list)
+    commands: dict[str, list[str]] = field(default_factory=dict)
+    model: str = ""
+
+    def numbers(self) -> dict[str, dict[str, Number]]:
+        """{source: {figure: Number}}."""
+        return {
+            source: {**counts(rows), **self.suites[source].numbers(rows)}
+            for source, rows in self.by_source().items()
+        }
+
+    def by_source(self) -> dict[str, list[Prediction]]:
+        found: dict[str, list[Prediction]] = {source: [] for source in self.suites}
+        for row in self.rows:
+            found[row.source].append(row)
+        return found
+
+    def save(self, path: Path, numbers: Mapping[str, Mapping[str, Number]]) -> None:
+        """The figures as JSON, with how each source was scored and the versions that did it."""
+        held = {
+            "model": self.model,
+            "versions": _versions(),
+            "suites": {source: suite.tag() for source, suite in self.suites.items()},
+            "left_out": {source: dict(reasons) for source, reasons in self.left_out.items() if reasons},
+            "sources": {
+                source: {name: one.model_dump(mode="json") for name, one in figures.items()}
+                for source, figures in numbers.items()
+            },
+        }
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps(held, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+    def save_predictions(self, path: Path) -> None:
+        write(path, self.rows)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("triune", "faster-coco-eval", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def evaluate_suites(
+    model: str,
+    evaluation: Evaluation,
+    *,
+    samples: int | None = None,
+    blind: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """The model answers every suite, greedily, once. `samples`: the first so many of each suite."""
+    from triune.evaluate import answer, respond  # the one place that needs torch
+
+    options = Model.find(model, evaluation)
+    family: Any = options.policy.build()  # type: ignore[attr-defined]
+    generator: Any = options.rollout.build(family)  # type: ignore[attr-defined]
+    report = Report([], {}, model=model)
+    with Judge(workers=evaluation.workers) as judge:
+        for suite in evaluation.chosen:
+            loaded = suite.load(getattr(family, "frame", "pixels_original"))
+            chosen = loaded.samples[:samples]
+            say(
+                f"{suite.source}: {len(chosen)} samples"
+                + (f", left out {dict(loaded.left_out)}" if loaded.left_out else "")
+            )
+            tag = suite.tag()
+            if isinstance(suite, External):
+                rows = [
+                    record(e.sample, e.outcome, None, tag)
+                    for e in respond(family, generator, chosen, blind=blind)
+                ]
+                report.commands[suite.source] = suite.commands()
+            else:
+                judge.check_many(chosen)
+                done = answer(family, generator, judge, chosen, blind=blind)
+                rows = [record(one.sample, one.outcome, one.verdict, tag) for one in done]
+            report.rows.extend(rows)
+            report.suites[suite.source] = suite
+            report.left_out[suite.source] = loaded.left_out
+            if hasattr(suite, "write"):
+                report.written.extend(suite.write(rows))
+    return report
+
+
+def evaluate_heldout(
+    checkpoint: Path, *, blind: bool = False, seed: int | None = None, samples: int | None = None
+) -> Report:
+    """A checkpoint of a run on the recipe's held-out samples."""
+    from triune.evaluate import answer_heldout
+
+    rows = []
+    for done in answer_heldout(checkpoint, blind=blind, seed=seed, samples=samples).values():
+        rows += [record(one.sample, one.outcome, one.verdict, {"kind": "rows"}) for one in done]
+    return Report(rows, _suites(rows), model=str(checkpoint))
+
+
+def rescore(rows: Sequence[Prediction], *, workers: int = 2) -> tuple[Report, int]:
+    """Judges saved predictions again; returns the report and how many verdicts differ from the saved ones."""
+    with Judge(workers=workers) as judge:
+        fresh = rejudge(rows, judge)
+    changed = sum(
+        (a.value, a.correct, a.status) != (b.value, b.correct, b.status)
+        for a, b in zip(rows, fresh, strict=True)
+    )
+    return Report(fresh, _suites(fresh)), changed
+
+
+def _suites(rows: Sequence[Prediction]) -> dict[str, Suite]:
+    """The suites that rows say they are scored by, without their data."""
+    found: dict[str, Suite] = {}
+    for row in rows:
+        if row.source not in found:
+            found[row.source] = _suite(row)
+    return found
+
+
+def _suite(row: Prediction) -> Suite:
+    tag = dict(row.suite)
+    kind = str(tag.get("kind", ""))
+    if kind not in SUITES:
+        raise RecipeError(
+            f"source {row.source!r} was scored by the unknown suite {kind!r}; {SUITES.hint(kind)}"
+        )
+    needed = {"out": "."} if issubclass(SUITES[kind], External) else {}
+    try:
+        return SUITES[kind].model_validate({"data": "", "name": row.source, **needed, **tag})
+    except ValidationError as error:
+        raise RecipeError(
+            f"source {row.source!r}: its scoring options {tag} are not legal: {error}"
+        ) from None
