@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from triune.core.errors import DataError, RecipeError
@@ -138,11 +139,13 @@ class Loop:
         """From the current step to the last, with evaluations and checkpoints on the way."""
         train = self.recipe.train
         with Interrupt() as interrupt:
+            if train.eval_every and not self.done:
+                self.evaluate("eval")
             while self.done < train.total_steps:
                 self.step()
-                if train.eval_every and self.done % train.eval_every == 0:
-                    self.evaluate("eval")
                 last = self.done == train.total_steps
+                if train.eval_every and (last or self.done % train.eval_every == 0):
+                    self.evaluate("eval")
                 due = train.checkpoint_every and self.done % train.checkpoint_every == 0
                 if last or due or interrupt.asked:
                     self.save()
@@ -155,13 +158,20 @@ class Loop:
         """Everything that can be known before compute is spent; raises what forbids the run (train/startup.py)."""
         startup.check(self)
 
+    @cached_property
+    def heldout(self) -> list[Sample]:
+        """The recipe's held-out samples, read once: every evaluation asks the same."""
+        return [sample for many in heldout(self.recipe).values() for sample in many]
+
     def evaluate(
         self, phase: str, samples: Sequence[Sample] | None = None, *, blind: bool = False
     ) -> list[Scored]:
         """Greedy answers to the held-out samples (or to `samples`), logged under `phase`."""
-        chosen = (
-            samples if samples is not None else [s for many in heldout(self.recipe).values() for s in many]
-        )
+        chosen = self.heldout if samples is None else samples
+        if not chosen:
+            raise RecipeError(
+                "nothing is held out to evaluate on: give a source heldout_path or heldout_fraction"
+            )
         started = time.monotonic()
         progress = Progress(step=max(1, self.done), total_steps=self.recipe.train.total_steps, phase="eval")
         parts = self.family, self.generator, self.judge
