@@ -169,8 +169,7 @@ class Learner:
         return metrics, loss.parts
 
     def state(self) -> dict[str, object]:
-        return {"adamw": self.optimizer.adamw.state_dict(), "skipped": self.optimizer.skipped}
+        return self.optimizer.state()
 
     def restore(self, state: Mapping[str, object]) -> None:
-        self.optimizer.adamw.load_state_dict(state["adamw"])  # type: ignore[arg-type]
-        self.optimizer.skipped = int(state["skipped"])  # type: ignore[call-overload]
+        self.optimizer.restore(state)

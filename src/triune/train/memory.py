@@ -77,7 +77,10 @@ def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Mem
     return Memory(
         weights=held,
         gradients=trained,
-        optimizer=2 * trained,
+        # Two moments in 32 bits; of narrower weights also a wide copy, and a wide gradient while a step is taken.
+        optimizer=sum(
+            p.numel() * (8 if p.dtype == torch.float32 else 16) for p in parameters if p.requires_grad
+        ),
         per_token=saved // max(1, cost),
         tokens=min(step, int(getattr(recipe.policy, "token_budget", step))),
         available=_available(parameters[0].device, held),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -70,30 +70,44 @@ class Stepped(NamedTuple):
 
 
 class Optimizer:
-    """Owns what is trained: freezes, groups, rates, clipping, and the refusal to apply a non-finite gradient."""
+    """Owns what is trained: freezes, groups, rates, clipping, and the refusal to apply a non-finite gradient.
+
+    Weights in less than 32 bits get a wide copy that AdamW works on, with moments in 32 bits, as soon as they are
+    trained; after a step they are rounded from it. Without it a rate of 1e-6 would change nothing: bfloat16 keeps three
+    digits, and an update a thousand times smaller than the weight is rounded away.
+    """
 
     def __init__(self, modules: Mapping[str, nn.Module], train: TrainSpec) -> None:
         spec = train.optimizer
         for name in (*train.freeze, *spec.lr_by_module):
             if name not in modules:
                 raise RecipeError(f"the policy has no module {name!r}: {nearest(name, modules)}")
-        groups, taken = [], set[int]()
+        taken = set[int]()
+        groups: list[dict[str, Any]] = []
         self.layers: dict[int, str] = {}
+        self.weights: list[list[nn.Parameter]] = []
         for name, module in modules.items():
             self.layers = layers(name, module) | self.layers
             mine = [p for p in module.parameters() if id(p) not in taken]
             taken |= {id(p) for p in mine}
             if mine:
-                groups.append({"params": mine, "name": name, "lr": 0.0})
+                self.weights.append(mine)
+                groups.append({"params": list(mine), "name": name, "lr": 0.0})
         self.adamw = torch.optim.AdamW(groups, betas=spec.betas, weight_decay=spec.weight_decay)
         self.skipped = 0
         self.freeze(train.freeze)
 
     def freeze(self, names: Collection[str]) -> None:
         """Freezes these modules and thaws the others; AdamW passes over parameters without a gradient."""
-        for group in self.adamw.param_groups:
-            for parameter in group["params"]:
-                parameter.requires_grad_(group["name"] not in names)
+        for group, weights in zip(self.adamw.param_groups, self.weights, strict=True):
+            for index, weight in enumerate(weights):
+                weight.requires_grad_(group["name"] not in names)
+                if (
+                    weight.requires_grad
+                    and weight.dtype != torch.float32
+                    and group["params"][index] is weight
+                ):
+                    group["params"][index] = weight.detach().float()
         if all(group["name"] in names for group in self.adamw.param_groups):
             raise RecipeError("every module is frozen: nothing would be trained")
 
@@ -102,14 +116,18 @@ class Optimizer:
         factor = rate_factor(spec, step, total_steps)
         norms: dict[str, Tensor] = {}
         by_layer: dict[str, list[Tensor]] = defaultdict(list)
-        trained = [g for g in self.adamw.param_groups if g["params"][0].requires_grad]
-        for group in trained:
+        trained = [
+            (group, weights)
+            for group, weights in zip(self.adamw.param_groups, self.weights, strict=True)
+            if weights[0].requires_grad
+        ]
+        for group, weights in trained:
             group["lr"] = spec.lr_by_module.get(group["name"], spec.lr) * factor
             group["betas"], group["weight_decay"] = spec.betas, spec.weight_decay
             # One norm per tensor serves layer, module and whole: the gradients are read once.
             mine = [
                 (self.layers[id(p)], torch.linalg.vector_norm(p.grad, dtype=torch.float32))
-                for p in group["params"]
+                for p in weights
                 if p.grad is not None
             ]
             for layer, norm in mine:
@@ -117,17 +135,47 @@ class Optimizer:
             norms[group["name"]] = torch.stack([n for _, n in mine]).norm() if mine else torch.zeros(())
         total = torch.stack(list(norms.values())).norm()
         if bool(torch.isfinite(total)):
-            parameters = [p for group in trained for p in group["params"]]
+            wide = [
+                (w, c) for g, many in trained for w, c in zip(many, g["params"], strict=True) if c is not w
+            ]
+            for weight, copy in wide:
+                copy.grad = None if weight.grad is None else weight.grad.float()
+            parameters = [p for group, _ in trained for p in group["params"]]
             nn.utils.clip_grads_with_norm_(parameters, spec.clip_norm, total)
             self.adamw.step()
+            with torch.no_grad():
+                for weight, copy in wide:
+                    weight.copy_(copy)
         else:
             self.skipped += 1
         self.adamw.zero_grad(set_to_none=True)
+        for _, weights in trained:
+            for weight in weights:
+                weight.grad = None
         return Stepped(
             norms=_floats({**norms, "all": total}),
             layer_norms=_floats({layer: torch.stack(many).norm() for layer, many in by_layer.items()}),
-            rates={group["name"]: float(group["lr"]) for group in trained},
+            rates={group["name"]: float(group["lr"]) for group, _ in trained},
         )
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint holds besides the weights: moments, wide copies by group and position, skipped steps."""
+        wide = [
+            {i: c for i, (w, c) in enumerate(zip(weights, group["params"], strict=True)) if c is not w}
+            for group, weights in zip(self.adamw.param_groups, self.weights, strict=True)
+        ]
+        return {"adamw": self.adamw.state_dict(), "wide": wide, "skipped": self.skipped}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes a state over; the weights are those of the same checkpoint already."""
+        for group, weights, wide in zip(
+            self.adamw.param_groups, self.weights, state.get("wide", [{} for _ in self.weights]), strict=True
+        ):
+            group["params"][:] = weights
+            for index, copy in wide.items():
+                group["params"][index] = copy.to(weights[index].device)
+        self.adamw.load_state_dict(state["adamw"])
+        self.skipped = int(state["skipped"])
 
 
 def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:

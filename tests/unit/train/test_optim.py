@@ -203,3 +203,57 @@ def test_norms_per_layer_add_up_to_their_modules() -> None:
     optimizer.freeze(["vision"])
     backward(made)
     assert set(optimizer.step(spec.optimizer, 2, 10).layer_norms) == {"language"}
+
+
+def narrow() -> dict[str, nn.Module]:
+    return {name: module.to(torch.bfloat16) for name, module in modules().items()}
+
+
+def wide_step(optimizer: Optimizer, made: dict[str, nn.Module], spec: TrainSpec, step: int) -> None:
+    (made["language"](made["vision"](torch.ones(4, 3, dtype=torch.bfloat16))).sum()).backward()
+    optimizer.step(spec.optimizer, step, 10_000)
+
+
+def test_bfloat16_weights_gather_updates_that_are_too_small_for_them() -> None:
+    made, spec = narrow(), train(optimizer={"lr": 1e-5})
+    optimizer = Optimizer(made, spec)
+    before = weights(made["language"]).float()
+    wide_step(optimizer, made, spec, 1)
+    moved_at_once = (weights(made["language"]).float() - before).abs().max()
+    for step in range(2, 1001):
+        wide_step(optimizer, made, spec, step)
+    moved = (weights(made["language"]).float() - before).abs()
+    assert moved_at_once == 0  # one update is rounded away ...
+    assert moved.min() > 0.5 * 1000 * 1e-5  # ... a thousand are not
+    assert all(p.dtype == torch.bfloat16 for module in made.values() for p in module.parameters())
+
+
+def test_a_resumed_run_in_bfloat16_has_lost_nothing() -> None:
+    spec = train(freeze=["vision"], optimizer={"lr": 1e-5})
+    made = narrow()
+    optimizer = Optimizer(made, spec)
+    for step in range(1, 6):
+        wide_step(optimizer, made, spec, step)
+    again = narrow()
+    for name, module in made.items():
+        again[name].load_state_dict(module.state_dict())
+    resumed = Optimizer(again, spec)
+    resumed.restore(optimizer.state())
+    for step in range(6, 400):
+        wide_step(optimizer, made, spec, step)
+        wide_step(resumed, again, spec, step)
+    assert torch.equal(weights(made["language"]), weights(again["language"]))
+    assert not torch.equal(weights(made["language"]), weights(narrow()["language"]))
+    assert torch.equal(weights(made["vision"]), weights(narrow()["vision"]))
+
+
+def test_a_module_that_thaws_is_widened_then() -> None:
+    made, spec = narrow(), train(freeze=["vision"], optimizer={"lr": 1e-3})
+    optimizer = Optimizer(made, spec)
+    before = weights(made["vision"])
+    wide_step(optimizer, made, spec, 1)
+    assert torch.equal(weights(made["vision"]), before)
+    optimizer.freeze([])
+    for step in range(2, 30):
+        wide_step(optimizer, made, spec, step)
+    assert not torch.equal(weights(made["vision"]), before)
