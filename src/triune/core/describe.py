@@ -85,7 +85,7 @@ def _annotated(
         info = model.model_fields.get(name) if model else None
         inner = section(info, value) if info else None
         comment = f"  # {info.description}" if comments and info and info.description else ""
-        if isinstance(value, dict) and inner:
+        if isinstance(value, dict) and value and inner:
             yield f"{indent}{name}:{comment}"
             yield from _annotated(value, inner, indent + "  ", comments)
         elif isinstance(value, list) and inner and value:

@@ -106,6 +106,8 @@ def read(path: Path) -> Layer:
         raise RecipeError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, got {type(values).__name__}")
+    if isinstance(files := values.get("plugins"), list):
+        values["plugins"] = [str(path.parent / file) if isinstance(file, str) else file for file in files]
     layer.values = values
     return layer
 

@@ -19,13 +19,17 @@ PROVENANCE_FILE = "provenance.json"
 
 
 def save_provenance(run_dir: Path, recipe: Recipe) -> None:
-    """Writes `recipe.yaml` (every key resolved; loads back equal) and `provenance.json`. Raises StorageError."""
+    """Writes `recipe.yaml` (every key resolved; loads back equal), `provenance.json`, and for reading the user's own
+    files under `plugins/`. Raises StorageError."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
         (run_dir / PROVENANCE_FILE).write_text(
             json.dumps(provenance(recipe), indent=1) + "\n", encoding="utf-8"
         )
+        for file in recipe.plugins:
+            (run_dir / "plugins").mkdir(exist_ok=True)
+            (run_dir / "plugins" / f"{file.name}.py").write_text(file.code, encoding="utf-8")
     except OSError as error:
         raise StorageError(f"{run_dir} cannot be written: {error.strerror or error}") from error
 

@@ -18,6 +18,7 @@ from triune.core.base import Frozen
 from triune.core.dataspec import DataSpec
 from triune.core.plugin import PlugIn
 from triune.core.schedule import Progress
+from triune.core.userfile import UserFile
 
 PolicyOptions = Annotated[BaseModel, PlugIn("triune.policy.options:POLICIES")]
 RolloutOptions = Annotated[BaseModel, PlugIn("triune.rollout.options:ROLLOUTS")]
@@ -111,6 +112,7 @@ class Recipe(Frozen):
 
     name: str = Field(min_length=1, description="names the run")
     seed: int = Field(0, ge=0, description="of everything that is drawn")
+    plugins: tuple[UserFile, ...] = Field((), description="Python files of your own that register plug-ins")
     data: DataSpec
     policy: PolicyOptions = Field(description="what is trained")
     rollout: RolloutOptions = Field(description="how it answers while it learns")
