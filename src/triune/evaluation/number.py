@@ -61,10 +61,13 @@ def share(yes: Iterable[bool]) -> Number:
 
 
 def mean(values: Iterable[float]) -> Number:
-    """The mean over samples with the bootstrap's percentile interval; no interval for fewer than two samples."""
+    """The mean over samples with the bootstrap's percentile interval; no interval for fewer than two samples.
+
+    Values that are all 0 or 1 are a share: where all are equal, the bootstrap's interval would have no width.
+    """
     found = np.asarray(list(values), np.float64)
-    if not len(found):
-        return Number(value=None, n=0)
+    if np.isin(found, (0.0, 1.0)).all():
+        return share(found == 1.0)
     low, high = bootstrap([found]) or (None, None)
     return Number(
         value=float(found.mean()),

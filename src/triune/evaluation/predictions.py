@@ -198,7 +198,7 @@ def write(path: Path, rows: Iterable[Prediction]) -> None:
     """JSON Lines, one row per sample; whole or not at all."""
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(row.model_dump_json(exclude_defaults=True) + "\n")
+            file.write(row.model_dump_json() + "\n")
 
 
 def load(path: Path) -> list[Prediction]:

@@ -22,6 +22,7 @@ from triune.core.errors import RecipeError
 from triune.core.loading import command_line, explain, merge, read
 from triune.core.plugin import PlugIn
 from triune.core.recipe import PolicyOptions, Recipe, RolloutOptions
+from triune.core.sample import Sample
 from triune.data.files import atomic
 from triune.evaluation.number import Number
 from triune.evaluation.predictions import Prediction, record, rejudge, write
@@ -197,29 +198,31 @@ def evaluate_suites(
     generator: Any = options.rollout.build(family)  # type: ignore[attr-defined]
     report = Report([], {}, model=model)
     with Judge(workers=evaluation.workers) as judge:
+        # All questions are read and routed before the first is asked.
+        asked: list[tuple[Suite, list[Sample]]] = []
         for suite in evaluation.chosen:
             loaded = suite.load(getattr(family, "frame", "pixels_original"))
             chosen = loaded.samples[:samples]
-            say(
-                f"{suite.source}: {len(chosen)} samples"
-                + (f", left out {dict(loaded.left_out)}" if loaded.left_out else "")
-            )
+            if not isinstance(suite, External):
+                judge.check_many(chosen)
+            for source in dict.fromkeys(sample.source for sample in chosen):
+                if source in report.suites:
+                    raise RecipeError(f"two suites have a source {source!r}; give one of them a `name`")
+                report.suites[source] = suite
+            report.left_out[suite.source] = loaded.left_out
+            asked.append((suite, chosen))
+        for suite, chosen in asked:
+            say(f"{suite.source}: {len(chosen)} samples")
             tag = suite.tag()
             if isinstance(suite, External):
-                rows = [
-                    record(e.sample, e.outcome, None, tag)
-                    for e in respond(family, generator, chosen, blind=blind)
-                ]
+                episodes = respond(family, generator, chosen, blind=blind)
+                rows = [record(one.sample, one.outcome, None, tag) for one in episodes]
                 report.commands[suite.source] = suite.commands()
             else:
-                judge.check_many(chosen)
                 done = answer(family, generator, judge, chosen, blind=blind)
                 rows = [record(one.sample, one.outcome, one.verdict, tag) for one in done]
             report.rows.extend(rows)
-            report.suites[suite.source] = suite
-            report.left_out[suite.source] = loaded.left_out
-            if hasattr(suite, "write"):
-                report.written.extend(suite.write(rows))
+            report.written.extend(suite.write(rows))
     return report
 
 

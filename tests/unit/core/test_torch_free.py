@@ -18,8 +18,8 @@ sys.meta_path.insert(0, Block())
 """
 
 IMPORT_ALL = """
-import triune.core, triune.data, triune.verify, triune.monitor, triune.cli
-for package in (triune.core, triune.data, triune.verify, triune.monitor):
+import triune.core, triune.data, triune.verify, triune.monitor, triune.evaluation, triune.cli
+for package in (triune.core, triune.data, triune.verify, triune.monitor, triune.evaluation):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 """

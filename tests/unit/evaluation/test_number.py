@@ -32,6 +32,11 @@ def test_means_have_a_bootstrap_interval_that_shrinks_with_the_root_of_n() -> No
     assert small.high - small.low == pytest.approx(2 * 1.96 * values[:100].std() / 10, rel=0.1)
 
 
+def test_a_mean_of_zeros_and_ones_is_a_share() -> None:
+    assert mean([0.0] * 20) == share([False] * 20)
+    assert mean([0.0, 1.0, 1.0]) == share([False, True, True])
+
+
 def test_what_cannot_be_divided_is_undefined_and_never_zero() -> None:
     assert share([]).value is None
     assert mean([]).value is None

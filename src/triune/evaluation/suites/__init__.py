@@ -78,6 +78,10 @@ class Suite(Frozen):
     def numbers(self, rows: Sequence[Prediction]) -> dict[str, Number]:
         """The figures of one source's rows, besides the counts that every suite has."""
 
+    def write(self, rows: Sequence[Prediction]) -> list[Path]:
+        """Files that other scorers read, of suites that have such; returns what was written."""
+        return []
+
     @property
     def source(self) -> str:
         return self.name or Path(self.data).stem

@@ -43,7 +43,9 @@ class Rows(Suite):
         source = TableSource(
             self.data, adapter, name=self.source, split="heldout", on_bad_row=self.on_bad_row
         )
-        return Loaded(list(stored(source)), source.skipped)
+        # Rows name their own sources, as in training; a name given here holds for all of them.
+        name = {"source": self.name} if self.name else {}
+        return Loaded([sample.model_copy(update=name) for sample in stored(source)], source.skipped)
 
     def numbers(self, rows: Sequence[Prediction]) -> dict[str, Number]:
         """`accuracy` is the mean of the main check's value over the judged, `correct` the share that it calls correct."""
