@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from triune.core.recipe import Recipe
 from triune.core.sample import Media, Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
@@ -82,12 +81,9 @@ def answer_heldout(
 ) -> dict[str, list[Scored]]:
     """A checkpoint's answers to the recipe's held-out samples of any seed, by source."""
     from triune.data.mixture import heldout
+    from triune.train.checkpoint import policy
 
-    recipe = Recipe.load(checkpoint / "recipe.yaml")
-    recipe = recipe.model_copy(
-        update={"policy": recipe.policy.model_copy(update={"path": str(checkpoint / "model")})}
-    )
-    family: Family = recipe.policy.build()  # type: ignore[attr-defined]
+    recipe, family = policy(checkpoint)
     generator: Generator = recipe.rollout.build(family)  # type: ignore[attr-defined]
     with Judge(workers=recipe.judge.workers) as judge:
         return {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from triune.core.errors import DataError, RecipeError
+from triune.core.errors import DataError
 from triune.core.provenance import save_provenance
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
@@ -27,6 +27,7 @@ from triune.rollout.generator import Demand, Generator
 from triune.runtime.process import Clock, Interrupt, Interrupted
 from triune.train import checkpoint, startup
 from triune.train.learner import Update
+from triune.train.position import Position
 from triune.verify.guard import FailureGuard
 from triune.verify.judge import Judge
 
@@ -184,31 +185,27 @@ class Loop:
         return scored
 
     def save(self) -> Path:
-        return checkpoint.write(
-            self.run_dir, self.done, self.family, self.update.state(), self.recipe.to_yaml()
-        )
+        position = Position.of(self.done, self.mixture, self.judge.guard, self.monitor.store, self.skipped)
+        return checkpoint.write(self.run_dir, position, self.family, self.update.state(), self.recipe)
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint; what the monitor holds beyond it is forgotten."""
-        self.done, state = checkpoint.read(path, self.family)
+        position, state, said = checkpoint.resume(path, self.family, self.recipe, self.mixture)
         self.update.restore(state)
+        self.done, self.skipped = position.step, Counter(position.skipped)
         self.generator.load(self.done)
         self.monitor.rewind(self.done)
-        gone = [event.detail for event in self.monitor.store.events("skipped") if "sample" in event.detail]
-        self.skipped = Counter(str(detail["source"]) for detail in gone)
+        position.put_back(self.judge.guard, self.monitor, said)
 
 
 def train(recipe: Recipe, run_dir: Path, resume: bool = False) -> None:
-    """Runs a recipe under `run_dir`; `resume` continues its newest checkpoint."""
-    if resume and not run_dir.exists():
-        raise RecipeError(f"{run_dir} does not exist: nothing to resume")
-    if not resume and (run_dir / "checkpoints").exists():
-        raise RecipeError(f"{run_dir} already holds a run; choose another --run-dir, or --resume {run_dir}")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    """Runs a recipe under `run_dir`; `resume` continues its newest checkpoint, or begins again where there is none."""
+    saved = checkpoint.begin(run_dir, resume)
     with Loop(recipe, run_dir) as loop:
-        if resume:
-            loop.restore(checkpoint.latest(run_dir))
+        if saved:
+            loop.restore(saved)
         else:
+            loop.monitor.rewind(0)
             loop.check()
             save_provenance(run_dir, recipe)
         loop.run()

@@ -23,13 +23,14 @@ def save_provenance(run_dir: Path, recipe: Recipe) -> None:
     files under `plugins/`. Raises StorageError."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / RECIPE_FILE).write_text(recipe.to_yaml(), encoding="utf-8")
-        (run_dir / PROVENANCE_FILE).write_text(
-            json.dumps(provenance(recipe), indent=1) + "\n", encoding="utf-8"
-        )
         for file in recipe.plugins:
             (run_dir / "plugins").mkdir(exist_ok=True)
             (run_dir / "plugins" / f"{file.name}.py").write_text(file.code, encoding="utf-8")
+        said = json.dumps(provenance(recipe), indent=1) + "\n"
+        for name, text in {PROVENANCE_FILE: said, RECIPE_FILE: recipe.to_yaml()}.items():
+            partial = run_dir / f".{name}.partial"  # a run that is killed here holds a whole recipe or none
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(run_dir / name)
     except OSError as error:
         raise StorageError(f"{run_dir} cannot be written: {error.strerror or error}") from error
 

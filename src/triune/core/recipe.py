@@ -67,6 +67,7 @@ class TrainSpec(Frozen):
         0, ge=0, description="steps between evaluations, besides before and after; 0: none"
     )
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
+    checkpoint_keep: int = Field(0, ge=0, description="newest checkpoints that are kept; 0: all")
     probe: bool = Field(
         True, description="before the first step, let the policy answer a few samples and check it"
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +55,19 @@ class Mixture:
         """Rows that were skipped, by source and reason."""
         tables = [source for source in self.sources if isinstance(source, TableSource)]
         return {table.name: table.skipped for table in tables if table.skipped}
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 by source, over all its samples in order (but for where their media lie: those count by their own
+        hash); of a source that draws without end, over the first. What a resumed run compares."""
+        found = {}
+        for source in self.sources:
+            digest = hashlib.sha256()
+            for index in range(1 if source.num_samples is None else source.num_samples):
+                plain = source.sample(index).model_dump_json(exclude={"media": {"__all__": {"uri", "data"}}})
+                digest.update(plain.encode())
+            found[source.name] = digest.hexdigest()
+        return found
 
     def batch(self, step: int) -> list[Sample]:
         """The samples of step number `step`, counted from 1."""

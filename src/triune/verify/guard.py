@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
 from triune.core.errors import VerdictFailureRate
 from triune.core.verdict import SCORED, Verdict
@@ -46,6 +48,22 @@ class FailureGuard:
             f"source {source!r}: {bad.total()} of the last {len(recent)} verdicts have no reward ({listed}), "
             f"above the rate {self.max_rate:g}; for example {self._example[source]}"
         )
+
+    def state(self) -> dict[str, Any]:
+        """Plain data that `restore` takes: what was seen so far, the window's statuses as (status, run length)."""
+        recent = {s: [[k, sum(1 for _ in g)] for k, g in groupby(seen)] for s, seen in self._recent.items()}
+        counts = {source: dict(seen) for source, seen in self.counts.items()}
+        return {"counts": counts, "recent": recent, "example": dict(self._example)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to what `state` returned, so that a resumed run stops where the whole one would have."""
+        self.counts.clear()
+        self._recent.clear()
+        self._example = dict(state["example"])
+        for source, seen in state["counts"].items():
+            self.counts[source].update(seen)
+        for source, runs in state["recent"].items():
+            self._recent[source].extend(status for status, length in runs for _ in range(length))
 
 
 def status_of(verdict: Verdict) -> str:

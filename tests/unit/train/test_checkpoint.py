@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import subprocess
@@ -12,12 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from triune.core.errors import RecipeError, StorageError
 from triune.testing.models import tiny
+from triune.testing.table import recipe
 from triune.train import checkpoint
+from triune.train.position import Position
 
 
 class Small:
@@ -34,8 +38,20 @@ class Small:
         self.weight = torch.load(path / "weight.pt")
 
 
-def write(folder: Path, step: int, family: Any = None, **state: object) -> Path:
-    return checkpoint.write(folder, step, family or Small(step), state, "name: x\n")
+def position(step: int) -> Position:
+    return Position(
+        step=step, draws=step, next=(), sources=(), skipped={}, judged={}, monitor={}, versions={}
+    )  # fmt: skip
+
+
+def write(folder: Path, step: int, family: Any = None, keep: int = 0, **state: object) -> Path:
+    return checkpoint.write(
+        folder, position(step), family or Small(step), state, recipe(checkpoint_keep=keep)
+    )
+
+
+def read(path: Path, family: Any) -> tuple[int, dict[str, Any]]:
+    return checkpoint.position_of(path).step, checkpoint.read(path, family)
 
 
 @contextmanager
@@ -53,16 +69,18 @@ def test_written_and_read(tmp_path: Path) -> None:
     state = {"adamw": {"step": 3}, "moment": torch.arange(5.0)}
     torch.manual_seed(1)
     path = write(tmp_path, 12, Small(7.0), **state)
-    drawn = torch.rand(3)
+    drawn = torch.rand(3), np.random.standard_normal(3).tolist(), random.random()
     assert checkpoint.latest(tmp_path) == path == tmp_path / "checkpoints" / "step-000012"
     family = Small()
-    step, found = checkpoint.read(path, family)  # type: ignore[arg-type]
+    step, found = read(path, family)
     assert step == 12
     assert found["adamw"] == state["adamw"]
     assert torch.equal(found["moment"], state["moment"])  # type: ignore[arg-type]
     assert torch.equal(family.weight, torch.full((4,), 7.0))
-    assert torch.equal(torch.rand(3), drawn)  # random numbers go on where they were
-    assert (path / "recipe.yaml").read_text() == "name: x\n"
+    again = torch.rand(3), np.random.standard_normal(3).tolist(), random.random()
+    assert torch.equal(again[0], drawn[0])  # random numbers go on where they were
+    assert again[1:] == drawn[1:]
+    assert (path / "recipe.yaml").read_text() == recipe().to_yaml()
 
 
 def test_the_newest_is_found_and_a_step_can_be_written_again(tmp_path: Path) -> None:
@@ -71,7 +89,7 @@ def test_the_newest_is_found_and_a_step_can_be_written_again(tmp_path: Path) -> 
     assert checkpoint.latest(tmp_path).name == "step-000010"
     write(tmp_path, 10, Small(99.0))
     family = Small()
-    checkpoint.read(checkpoint.latest(tmp_path), family)  # type: ignore[arg-type]
+    read(checkpoint.latest(tmp_path), family)
     assert family.weight[0] == 99.0
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         "step-000002",
@@ -86,7 +104,9 @@ KILLED = """
 import os, sys, time
 from pathlib import Path
 import torch
+from triune.testing.table import recipe
 from triune.train import checkpoint
+from triune.train.position import Position
 
 class Small:
     def save(self, path):
@@ -108,11 +128,12 @@ def renaming(self, target):
     here("rename" if self.name.endswith(".partial") else "replace")
     return rename(self, target)
 Path.rename = renaming
-checkpoint.write(Path(sys.argv[1]), int(sys.argv[3]), Small(), {"big": torch.zeros(1000)}, "name: x")
+at = Position(step=int(sys.argv[3]), draws=0, next=(), sources=(), skipped={}, judged={}, monitor={}, versions={})
+checkpoint.write(Path(sys.argv[1]), at, Small(), {"big": torch.zeros(1000)}, recipe())
 """
 
 
-@pytest.mark.parametrize(("place", "step"), [("save", 2), ("rename", 2), ("rename", 1)])
+@pytest.mark.parametrize(("place", "step"), [("save", 2), ("replace", 1), ("rename", 1)])
 def test_a_killed_process_leaves_the_earlier_checkpoint(tmp_path: Path, place: str, step: int) -> None:
     write(tmp_path, 0, Small(0.5))
     write(tmp_path, 1, Small(1.5))
@@ -127,11 +148,10 @@ def test_a_killed_process_leaves_the_earlier_checkpoint(tmp_path: Path, place: s
     child.send_signal(signal.SIGKILL)
     assert child.wait(timeout=30) == -signal.SIGKILL
     assert list((tmp_path / "checkpoints").glob(".step-*.partial"))  # it was really in the middle
-    # While step 1 itself is replaced, the last whole checkpoint may be the one before it; it is never half of one.
-    expected = 1 if step == 2 else 0
+    # Also while step 1 itself is replaced, and between the two renames that this takes, the old one is found.
     family = Small()
-    assert checkpoint.read(checkpoint.latest(tmp_path), family)[0] == expected  # type: ignore[arg-type]
-    assert family.weight[0] == expected + 0.5
+    assert read(checkpoint.latest(tmp_path), family)[0] == 1
+    assert family.weight[0] == 1.5
     write(tmp_path, 2, Small(2.5))
     assert not list((tmp_path / "checkpoints").glob(".*"))  # what the dead process left is gone
 
@@ -149,7 +169,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     left = [p.name for p in (tmp_path / "checkpoints").iterdir()]
     assert left == ["step-000001"]
     other = tiny("llava", seed=1)
-    assert checkpoint.read(checkpoint.latest(tmp_path), other)[0] == 1
+    assert read(checkpoint.latest(tmp_path), other)[0] == 1
     for a, b in zip(family.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -171,4 +191,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, damage: str, cut: bool) -
     else:
         broken.unlink()
     with pytest.raises(RecipeError, match="step-000005 is not a complete checkpoint"):
-        checkpoint.read(path, family)
+        read(path, family)
+
+
+def test_the_oldest_go_where_the_recipe_keeps_few(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    write(tmp_path, 4, keep=2)
+    assert [p.name for p in checkpoint.found(tmp_path)] == ["step-000003", "step-000004"]
+    # Gone back to an older one: what is written is kept, whatever its number.
+    write(tmp_path, 2, keep=1)
+    assert "step-000002" in {p.name for p in checkpoint.found(tmp_path)}
+    assert not list((tmp_path / "checkpoints").glob(".*"))
