@@ -276,6 +276,30 @@ def verify(
     return 1 if result.changes else 0
 
 
+def export(
+    run: Annotated[Positional[Path], arg(metavar="RUN", help="a run, or one of its checkpoint folders")],
+    *,
+    folder: Annotated[Path | None, arg(name="out", help="where to; default: RUN/export/step-NUMBER")] = None,
+    checkpoint: Annotated[int | None, arg(help="step of the checkpoint; default: the newest")] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, arg(help="of the weights; default: the run's")
+    ] = None,
+    adapter: Annotated[
+        bool, arg(help="write trained adapters as a PEFT folder; default: merge them into the weights")
+    ] = False,
+) -> int:
+    """Write a checkpoint as a plain Hugging Face folder with a model card, read it back and compare it.
+
+    An export that transformers does not read back as what was trained is an error, and is not kept.
+    """
+    from triune.export import export as write
+
+    path, compared = write(run, folder, step=checkpoint, dtype=dtype, adapter=adapter)
+    out.print(str(path))
+    out.print(str(compared), markup=False)
+    return 0
+
+
 def report(run: Annotated[Positional[Path], arg(metavar="RUN", help="folder of a run")]) -> int:
     """Write a run's report: curves, tables and rollouts on one page."""
     from triune.monitor.report import write_report
@@ -304,6 +328,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "eval": evaluate,
     "data": data,
     "verify": verify,
+    "export": export,
     "report": report,
     "recipes": recipes,
 }

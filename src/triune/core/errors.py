@@ -38,6 +38,10 @@ class StorageError(TriuneError):
     """A run could not be written (disk full, permission); what was written before is intact."""
 
 
+class ExportError(TriuneError):
+    """What was exported is not what was trained; the folder is not kept."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint for an unknown name: the closest valid one, or the whole list when nothing is close."""
     names = sorted(valid)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -46,9 +46,8 @@ class Lora:
         config = LoraConfig(
             r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=targets
         )
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(0)
-            warnings.simplefilter("ignore", FutureWarning)  # what peft still asks of transformers
             self.peft: Any = get_peft_model(model, config)
         self.peft.peft_config["default"].base_model_name_or_path = path
         self.modules: Mapping[str, nn.Module] = {
@@ -107,13 +106,25 @@ class Lora:
             )
         set_peft_model_state_dict(self.peft, tensors)
 
-    def merge(self) -> Any:
-        """Adds the adapters to the base in float32, rounds once to its arithmetic, and returns the plain model; this
-        object, and whatever holds the layers, is of no use afterwards."""
-        model = self.peft.get_base_model()
-        dtype = model.dtype
-        model.float()
-        return self.peft.merge_and_unload(safe_merge=True).to(dtype)
+    def merge(self, dtype: torch.dtype) -> Any:
+        """Adds the adapters to the base in float32, rounds once, to `dtype`, and returns the plain model. This object, and
+        whatever holds the layers, is of no use afterwards."""
+        vlm.cast(self.peft.get_base_model(), torch.float32)
+        return vlm.cast(self.peft.merge_and_unload(safe_merge=True), dtype)
+
+
+def reloaded(base: nn.Module, path: Path) -> Any:
+    """A plain model with the adapters of a PEFT folder on it, as peft itself loads them."""
+    with _quiet():
+        return PeftModel.from_pretrained(base, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without warnings of what peft still asks of transformers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:

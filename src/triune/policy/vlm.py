@@ -147,6 +147,16 @@ def unsayable(model: Any, tokenizer: Any, pad_id: int) -> tuple[int, ...]:
     return tuple(sorted(ids))
 
 
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model with its weights in another type, as transformers loads it: buffers that are computed and not saved (the
+    frequencies of rotary embeddings) keep theirs, which `Module.to` would round as well."""
+    saved = model.state_dict(keep_vars=True)
+    for tensor in saved.values():
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+    return model
+
+
 def trains(module: nn.Module) -> bool:
     return any(p.requires_grad for p in module.parameters())
 
