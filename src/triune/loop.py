@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from triune.core.errors import DataError
+from triune.core.errors import DataError, RecipeError
 from triune.core.provenance import save_provenance
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
