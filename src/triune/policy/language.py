@@ -76,7 +76,11 @@ class LanguageFamily:
     @classmethod
     def from_pretrained(cls, options: LanguageOptions) -> LanguageFamily:
         """Raises RecipeError for a missing path, weights that are not safetensors, or undeclared code."""
-        return cls(*vlm.load(options), options)
+        options, folder = vlm.unfold(options)
+        family = cls(*vlm.load(options), options)
+        if folder is not None:
+            family.load(folder)
+        return family
 
     # -- rendering ---------------------------------------------------------------------------------------------
 

@@ -92,8 +92,9 @@ class Lora:
     def load(self, path: Path) -> None:
         """Reads adapters written by `save`, bit for bit. Raises RecipeError for those of another base, ValueError for
         those of another shape."""
-        base = json.loads((path / BASE_FILE).read_text())
-        if base["sha256"] != self.fingerprint():
+        said = path / BASE_FILE  # adapters from elsewhere have none
+        base = json.loads(said.read_text()) if said.exists() else None
+        if base and base["sha256"] != self.fingerprint():
             raise RecipeError(
                 f"{path}: these adapters were trained on {base['path']!r} as it was then, and policy.path "
                 f"{self.path!r} holds other weights: give the base that the run was started from"

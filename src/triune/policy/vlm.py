@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,13 @@ from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 
 from triune.core.errors import RecipeError
-from triune.policy.options import LanguageOptions
+from triune.policy.options import LanguageOptions, LoraOptions
 from triune.policy.processor import PARTS, UNLOADABLE, load_processor
 
 if TYPE_CHECKING:
     from triune.policy.lora import Lora
 
+_ADAPTER = "adapter_config.json"
 _MODALITY = re.compile(r"image|img|video|vision|audio|row_\d+_col_\d+", re.IGNORECASE)
 _VISION = ("vision_model", "visual", "vision_tower")
 _CONNECTOR = ("connector", "multi_modal_projector", "modality_projection")
@@ -61,6 +63,26 @@ def load(options: LanguageOptions) -> tuple[Any, Any]:
             f"{image_id(model.config)}: the tokenizer's files are missing or another model's. {PARTS}"
         )
     return model, processor
+
+
+def unfold(options: LanguageOptions) -> tuple[LanguageOptions, Path | None]:
+    """Of a PEFT folder: the options of the base that it names, with adapters of its shape, and the folder; of any other
+    path nothing changes. Raises RecipeError when the folder does not say enough."""
+    folder = Path(options.path)
+    if not (folder / _ADAPTER).is_file():
+        return options, None
+    try:
+        saved = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        shape = {"rank": saved["r"], "alpha": saved["lora_alpha"], "targets": saved["target_modules"]}
+        lora = options.lora or LoraOptions.model_validate(
+            {**shape, "modules": ["vision", "connector", "language"]}
+        )
+        path = str(saved["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(
+            f"policy.path {options.path!r}: {_ADAPTER} is not of a LoRA by peft: {error}"
+        ) from error
+    return options.model_copy(update={"path": path, "lora": lora}), folder
 
 
 def adapters(model: nn.Module, options: LanguageOptions) -> Lora:

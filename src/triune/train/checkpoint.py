@@ -168,17 +168,13 @@ def read(path: Path, family: Family) -> dict[str, Any]:
 
 
 def policy(path: Path) -> tuple[Recipe, Any]:
-    """The recipe and the policy of a checkpoint, built from what it holds; an adapter also needs the base it names.
+    """The recipe and the policy of a checkpoint, built from what it holds; adapters also need the base that they name.
 
     Raises RecipeError when either cannot be loaded.
     """
     recipe = Recipe.load(path / RECIPE_FILE)
-    if getattr(recipe.policy, "lora", None) is None:  # the checkpoint holds the whole model
-        whole = recipe.policy.model_copy(update={"path": str(path / "model")})
-        return recipe, whole.build()  # type: ignore[attr-defined]
-    family = recipe.policy.build()  # type: ignore[attr-defined]
-    family.load(path / "model")
-    return recipe, family
+    held = recipe.policy.model_copy(update={"path": str(path / "model")})
+    return recipe, held.build()  # type: ignore[attr-defined]
 
 
 def _generators() -> dict[str, Any]:

@@ -146,7 +146,12 @@ def _flat(value: Any, key: tuple[str | int, ...] = ()) -> Iterator[tuple[str, An
 
 def _lines(changed: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
     for key, (was, is_now) in changed.items():
-        yield f"{key}: was {was!r}, now {is_now!r}"
+        yield f"{key}: was {_short(was)}, now {_short(is_now)}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)  # a plug-in's code is a value, too
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
 
 
 def _sources(mixture: Mixture) -> tuple[SourceState, ...]:

@@ -15,7 +15,7 @@ from triune.core.recipe import TrainSpec
 from triune.core.trajectory import Trajectory
 from triune.policy.language import LanguageFamily
 from triune.policy.options import LanguageOptions
-from triune.testing.models import TINY, demand, ragged, talker, tiny, trajectories
+from triune.testing.models import TINY, demand, ragged, talker, tiny, trajectories, write
 from triune.train.optim import Optimizer
 from triune.train.probe import probe
 
@@ -77,7 +77,7 @@ def test_without_adapters_there_is_no_reference() -> None:
 @kinds
 def test_engine_and_learner_agree_with_adapters(kind: str) -> None:
     family = moved(tiny(kind, lora=EVERYWHERE))
-    found = probe(family, talker(family), ragged(), demand(2))
+    found, _ = probe(family, talker(family), ragged(), demand(2))
     assert max(found.engine, found.packed) <= 1e-5
     assert found.swapped is not None
 
@@ -143,6 +143,22 @@ def test_adapters_go_with_their_own_base_only(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="another rank"):
         tiny("llava", lora={"rank": 3}).load(tmp_path / "model")
     assert json.loads((tmp_path / "model" / "base.json").read_text())["sha256"]
+
+
+def test_a_folder_of_adapters_is_a_policy_of_its_own(tmp_path: Path) -> None:
+    write("llava", tmp_path / "base")
+    options = LanguageOptions.model_validate(
+        {"path": str(tmp_path / "base"), "attention": "eager", "lora": {"rank": 3, "modules": ["vision"]}}
+    )
+    family = options.build()
+    rollouts = rolled(moved(family))
+    family.save(tmp_path / "adapters")
+    again = LanguageOptions(path=str(tmp_path / "adapters"), attention="eager").build()
+    assert torch.equal(scores(ready(again), rollouts), scores(family, rollouts))
+    assert again.lora.fingerprint() == family.lora.fingerprint()
+    (tmp_path / "adapters" / "adapter_config.json").write_text("{}")
+    with pytest.raises(RecipeError, match=r"adapter_config\.json"):
+        LanguageOptions(path=str(tmp_path / "adapters")).build()
 
 
 @pytest.mark.parametrize(
