@@ -219,6 +219,7 @@ def _show(recipe: Recipe, file: Path, samples: int, split: Literal["train", "hel
 
 def _check(recipe: Recipe, samples: int) -> int:
     from triune.data.audit import FATAL, audit
+    from triune.data.source import unread
 
     found = audit(recipe, samples)
     table = _table("source", "train", "held out", "findings")
@@ -228,6 +229,8 @@ def _check(recipe: Recipe, samples: int) -> int:
         table.add_row(name, *map(str, counts))
     out.print(table)
     _skips(found.skipped)
+    for path in unread(recipe.data):
+        out.print(f"{path}: below data.root, but no source reads it", markup=False)
     for kind in dict.fromkeys(finding.kind for finding in found.findings):
         same = [finding for finding in found.findings if finding.kind == kind]
         out.print(f"\n{'error' if kind in FATAL else 'note'}: {kind}: {len(same)}", markup=False)
@@ -316,10 +319,12 @@ def recipes(name: Annotated[Positional[str], arg(metavar="NAME", help="one to sh
     if name:
         out.print(annotated(Recipe.load(find_recipe(name))), markup=False)
         return 0
-    for found, path in list_recipes().items():
+    shipped = list_recipes()
+    width = max(map(len, shipped), default=0)
+    for found, path in shipped.items():
         lines = path.read_text(encoding="utf-8").split("\n")
         about = lines[0].removeprefix("#").strip() if lines[0].startswith("#") else ""
-        out.print(f"{found:24} {about}", markup=False)
+        out.print(f"{found:{width}}  {about}", markup=False)
     return 0
 
 

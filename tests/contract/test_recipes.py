@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from triune.core.describe import annotated
 from triune.core.loading import list_recipes
@@ -16,6 +18,7 @@ RECIPES = list_recipes()
 
 def test_recipes_ship() -> None:
     assert "quickstart" in RECIPES
+    assert {f"orsta/{name}" for name in ("7b", "7b-off-policy", "32b", "32b-off-policy")} <= RECIPES.keys()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -25,6 +28,23 @@ def test_a_recipe_resolves_and_loads_back_equal(name: str, tmp_path: Path) -> No
     assert Recipe.load(tmp_path / "resolved.yaml") == recipe
     (tmp_path / "annotated.yaml").write_text(annotated(recipe))
     assert Recipe.load(tmp_path / "annotated.yaml") == recipe
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "/ablations/" in name])
+def test_an_ablation_is_its_base_and_what_it_is_about(name: str) -> None:
+    given = yaml.safe_load(RECIPES[name].read_text())
+    base = Recipe.load(RECIPES[name].parent / given["base"]).dump()
+    whole = Recipe.load(RECIPES[name]).dump()
+
+    def changed(key: str, a: Any, b: Any) -> set[str]:
+        if isinstance(a, dict) and isinstance(b, dict):
+            return {found for k in a | b for found in changed(f"{key}.{k}", a.get(k), b.get(k))}
+        return {key} if a != b else set()
+
+    assert whole["name"] == given["name"]
+    # A reward form is compared at IoU .5, and a rate on the larger model: two keys; everything else is one.
+    keys = {key.split("det_reward_ratio")[0] for key in changed("", base, whole)} - {".name"}
+    assert 1 <= len(keys) <= 2
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -179,6 +180,19 @@ def open_sources(data: DataSpec, seed: int, split: Split) -> list[tuple[Source, 
     if repeated:
         raise RecipeError(f"sources {repeated} appear twice in data.sources; a source may be named once")
     return opened
+
+
+def unread(data: DataSpec) -> list[Path]:
+    """The data files below a declared root that no source reads, in training or held out: forgotten, or named otherwise.
+
+    Files of the kinds that the sources read (a README.json beside Parquet files is none).
+    """
+    if data.root == Path():
+        return []
+    paths = [path for spec in data.sources for path in (spec.path, spec.heldout_path) if path is not None]
+    read = {Path(file) for path in paths for file in glob.glob(at(data.root, path), recursive=True)}
+    kinds = {file.suffix for file in read}
+    return sorted(file for file in data.root.rglob("*") if file.suffix in kinds and file not in read)
 
 
 def _trained(data: DataSpec) -> Sequence[SourceSpec]:

@@ -18,7 +18,7 @@ from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.data.mixture import Mixture
-from triune.data.source import stored
+from triune.data.source import stored, unread
 from triune.rollout.generator import Demand, Episode
 from triune.train.memory import estimate
 from triune.train.probe import probe
@@ -39,6 +39,8 @@ def check(loop: Loop) -> None:
         monitor.say(f"{label}: {value}", kind="arithmetic")
     for source, reasons in mixture.skipped.items():
         monitor.say(f"{source}: skipped rows {dict(reasons)}", kind="skipped", source=source, **reasons)
+    for file in unread(recipe.data):
+        monitor.say(f"{file}: below data.root, but no source reads it", kind="unread", file=str(file))
     _compares(recipe)
     if recipe.data.on_bad_row == "error":
         loop.judge.check_many(s for source in mixture.sources for s in stored(source))

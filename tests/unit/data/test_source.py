@@ -19,7 +19,7 @@ from triune.data.adapters import ADAPTERS
 from triune.data.adapters.triune import Native
 from triune.data.mixture import Mixture
 from triune.data.rows import Row
-from triune.data.source import EmbeddedSource, TableSource, match, open_sources
+from triune.data.source import EmbeddedSource, TableSource, match, open_sources, unread
 
 RowsFile = Callable[..., Path]
 
@@ -244,3 +244,87 @@ def test_a_patterns_weight_is_shared_and_names_are_unique(rows_file: RowsFile) -
     twice = spec(sources=[{"name": "embedded/counting/*"}, {"name": "embedded/counting/digits"}])
     with pytest.raises(RecipeError, match="twice"):
         open_sources(twice, 0, "train")
+
+
+def test_a_root_and_an_adapter_said_once(rows_file: RowsFile, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+
+    def change(i: int, row: dict[str, Any]) -> None:
+        row["media"] = []
+        row["messages"][-1]["content"] = [b for b in row["messages"][-1]["content"] if b["type"] == "text"]
+
+    rows_file(3, "deep/a.jsonl", change)
+    opened = open_sources(spec(root=tmp_path, sources=[{"name": "a", "path": "deep/*.jsonl"}]), 0, "train")
+    assert [source.num_samples for source, _ in opened] == [3]
+    with pytest.raises(DataError, match="vtriune"):
+        open_sources(
+            spec(root=tmp_path, adapter="vtriune", sources=[{"name": "a", "path": "deep/*.jsonl"}]),
+            0,
+            "train",
+        )
+
+
+def test_all_paths_that_match_nothing_are_reported_together(rows_file: RowsFile, tmp_path: Path) -> None:
+    rows_file(2, "a.jsonl")
+    sources = [{"name": name, "path": f"{name}.jsonl"} for name in "abc"]
+    with pytest.raises(DataError) as caught:
+        open_sources(spec(root=tmp_path, sources=sources), 0, "train")
+    assert unread(spec(root=tmp_path, sources=sources)) == []
+    assert (
+        unread(spec(root=tmp_path, sources=[*sources[:1], {"name": "t", "heldout_path": "b*.jsonl"}])) == []
+    )
+    rows_file(1, "forgotten.jsonl")
+    assert unread(spec(root=tmp_path, sources=sources)) == [tmp_path / "forgotten.jsonl"]
+    assert unread(spec(sources=[{"name": "a", "path": str(tmp_path / "a.jsonl")}])) == []
+    assert [line.split(":")[0] for line in str(caught.value).split("\n")[:2]] == ["source 'b'", "source 'c'"]
+
+
+def test_weights_by_rows_make_one_pile(rows_file: RowsFile, tmp_path: Path) -> None:
+    for name, count in (("a", 10), ("b", 30)):
+        rows_file(count, f"{name}.jsonl")
+    sources = [{"name": name, "path": f"{name}.jsonl", "weight": "rows"} for name in "ab"]
+    data = spec(root=tmp_path, sources=sources)
+    assert [weight for _, weight in open_sources(data, 0, "train")] == [10, 30]
+    mixture = Mixture(open_sources(data, 0, "train"), seed=0, prompts_per_step=40)
+    # An epoch shows every row once, or very nearly so: shares are honoured over 4,096 draws.
+    assert len({sample.id.split("~")[0] for sample in mixture.batch(1)}) >= 38
+    with pytest.raises(RecipeError, match="draws without end"):
+        open_sources(spec(sources=[{"name": "embedded/counting/shapes", "weight": "rows"}]), 0, "train")
+
+
+def test_some_sources_are_only_evaluated_and_some_trained_on(rows_file: RowsFile, tmp_path: Path) -> None:
+    for name in "abt":
+        rows_file(2, f"{name}.jsonl")
+    sources = [
+        {"name": "math/a", "path": "a.jsonl"},
+        {"name": "boxes/b", "path": "b.jsonl"},
+        {"name": "test/t", "heldout_path": "t.jsonl"},
+    ]
+
+    def names(split: str, **values: Any) -> list[str]:
+        opened = open_sources(spec(root=tmp_path, sources=sources, **values), 0, split)  # type: ignore[arg-type]
+        return [source.name for source, _ in opened]
+
+    assert names("train") == ["math/a", "boxes/b"]
+    assert names("train", train_on=["math/*"]) == ["math/a"]
+    assert names("heldout", train_on=["math/*"]) == ["test/t"]
+    for wrong in ("maths/*", "test/*"):
+        with pytest.raises(RecipeError, match="selects no source to train on"):
+            names("train", train_on=[wrong])
+    with pytest.raises(RecipeError, match="every source is only evaluated"):
+        open_sources(spec(root=tmp_path, sources=sources[2:]), 0, "train")
+
+
+def test_metrics_may_go_by_the_recipes_names(tmp_path: Path, picture: Path) -> None:
+    values = dict(ADAPTERS["vtriune"].examples[0]) | {
+        "images": [{"bytes": picture.read_bytes(), "path": None}]
+    }
+    pq.write_table(pa.Table.from_pylist([values]), tmp_path / "train_math_mmmath_1.parquet")
+    for source, name in (("row", "mm_math"), ("recipe", "math/mine")):
+        data = spec(
+            root=tmp_path,
+            adapter={"kind": "vtriune", "source": source},
+            sources=[{"name": "math/mine", "path": "*.parquet"}],
+        )
+        ((table, _),) = open_sources(data, 0, "train")
+        assert table.sample(0).source == name
