@@ -67,10 +67,17 @@ class Chat:
         return self._suffix(self._role, content)
 
     def ids(
-        self, text: str, pictures: Sequence[NDArray[np.int32]]
+        self,
+        text: str,
+        pictures: Sequence[NDArray[np.int32]],
+        around: Sequence[tuple[str, str]] = (),
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_], tuple[int, ...]]:
-        """The ids of a text, i32[T], with each placeholder replaced by its picture's ids; which tokens stand for
-        pictures, bool[T]; and where each picture begins. Raises MediaMismatch when the numbers differ."""
+        """The ids of a text, i32[T], with each placeholder replaced by its picture's ids (and the plain text `around`
+        them); which tokens stand for pictures, bool[T]; and where each picture begins. Raises MediaMismatch when the numbers
+        differ."""
+        if any(map(any, around)) and text.count(self.placeholder) == len(around):
+            edges = iter(around)
+            text = re.sub(re.escape(self.placeholder), lambda m: "{1}{0}{2}".format(m[0], *next(edges)), text)
         plain = np.asarray(self.tokenizer(text, add_special_tokens=False)["input_ids"], np.int32)
         places = np.flatnonzero(plain == self.placeholder_id)
         if len(places) != len(pictures):
@@ -87,6 +94,21 @@ class Chat:
         parts.append(plain[before:])
         marks.append(np.zeros(len(plain) - before, np.bool_))
         return np.concatenate(parts), np.concatenate(marks), tuple(starts)
+
+    def turn_end(self) -> int | None:
+        """The id of the special token that the template ends the policy's turns with; None if it has none."""
+        try:
+            said = self._render(
+                [
+                    {"role": role, "content": [{"type": "text", "text": _SAID}]}
+                    for role in ("user", "assistant")
+                ],
+                more=False,
+            )
+        except Exception:  # templates refuse conversations by raising whatever Jinja raises
+            return None
+        found = self._special.match(said[said.rfind(_SAID) + len(_SAID) :].lstrip())
+        return int(self.tokenizer.convert_tokens_to_ids(found[0])) if found and found[0] else None
 
     def _render(self, turns: list[dict[str, Any]], more: bool) -> str:
         return str(self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=more))

@@ -25,6 +25,7 @@ from triune.policy import attention, vlm
 from triune.policy.chat import Chat
 from triune.policy.layout import Layout, lay_out
 from triune.policy.logprob import chosen_logprobs
+from triune.policy.masks import Inputs, masks
 from triune.policy.media import Pictures, check_counts
 from triune.policy.options import LanguageOptions
 from triune.policy.packing import Path as Track
@@ -45,7 +46,6 @@ class LanguageFamily:
     """
 
     provides = frozenset({"entropy"})
-    packs = True
     lora: Lora | None = None
 
     def __init__(self, model: Any, processor: Any, options: LanguageOptions) -> None:
@@ -60,18 +60,23 @@ class LanguageFamily:
         self.frame = options.frame
         self.width = int(model.config.get_text_config().hidden_size)
         self.window = vlm.window(model, options.window)
+        self.attends = vlm.attends(model, self.window)
+        self.packs = self.attends.packs
         self.pad_id = int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0)
-        self.stop_ids = vlm.stop_ids(model, self.tokenizer)
+        stops = vlm.stop_ids(model, self.tokenizer)
+        self.chat = Chat(processor, self.tokenizer.convert_ids_to_tokens(list(stops)))
+        self.stop_ids = stops = tuple(sorted({*stops, *filter(None, [self.chat.turn_end()])}))
+        self.chat.stops = tuple(self.tokenizer.convert_ids_to_tokens(list(stops)))
         self.banned = vlm.unsayable(model, self.tokenizer, self.pad_id)
         if options.lora is not None:
             self.lora = vlm.adapters(model, options)
             self.provides = self.provides | {"reference"}
-        self._parts, connector = vlm.parts(model)
-        self.pictures = Pictures(model, processor, self.image_id, connector)
-        self.chat = Chat(processor, self.tokenizer.convert_ids_to_tokens(list(self.stop_ids)))
+        self._parts, connectors = vlm.parts(model)
+        self.pictures = Pictures(model, processor, self.image_id, connectors)
         self._prompts: dict[str, tuple[Sample, Segment]] = {}
         self._confirmed = False
-        self._tree = options.attention == "sdpa" and attention.install(self.decoder, self._tree_agrees)
+        plain = options.attention == "sdpa" and self.attends == vlm.Attends()
+        self._tree = plain and attention.install(self.decoder, self._tree_agrees)
 
     @classmethod
     def from_pretrained(cls, options: LanguageOptions) -> LanguageFamily:
@@ -89,6 +94,7 @@ class LanguageFamily:
         known = self._prompts.get(sample.id)
         if known is not None and known[0] is sample:
             return known[1]
+        self.pictures.announce(sample)
         segment = self._segment(self.chat.prompt(sample.messages), sample.media, sample.id)
         if len(segment.ids) >= self.window:
             raise WindowExceeded(
@@ -106,7 +112,7 @@ class LanguageFamily:
     def _segment(self, text: str, media: Sequence[Media], owner: str) -> Segment:
         ready = [self.pictures.add(medium, owner) for medium in media]
         try:
-            ids, pictured, starts = self.chat.ids(text, [r.ids for r in ready])
+            ids, pictured, starts = self.chat.ids(text, [r.ids for r in ready], [r.around for r in ready])
         except MediaMismatch as error:
             raise MediaMismatch(f"sample {owner!r}: {error}") from error
         return Segment(ids, pictured, tuple(r.seen for r in ready), starts)
@@ -167,12 +173,11 @@ class LanguageFamily:
 
     def begin_step(self, samples: Sequence[Sample]) -> None:
         self._prompts.clear()
-        hashes = [m.sha256 for sample in samples for m in sample.media]
         if vlm.trains(self._parts["vision"]):
-            self.pictures.begin_step(hashes, "tower")
+            self.pictures.begin_step(samples, "tower")
         else:
             self.pictures.begin_step(
-                hashes, "connector" if vlm.trains(self._parts["connector"]) else "nothing"
+                samples, "connector" if vlm.trains(self._parts["connector"]) else "nothing"
             )
 
     def cost(self, trajectory: Trajectory) -> int:
@@ -216,12 +221,13 @@ class LanguageFamily:
 
         Raises MediaMismatch naming the sample `owner` when the placeholders are not its pictures'.
         """
-        tokens = [self.pictures[sha].tokens for sha in media]
+        keys = [self.picture(sha, owner) for sha in media]
+        tokens = [self.pictures[key].tokens for key in keys]
         check_counts(owner, int((ids == self.image_id).sum()), tokens, tokens)
         index = getattr(self.model.model, "get_rope_index", None)
         if index is None:
             return np.arange(len(ids))[None]
-        grids = [self.pictures[sha].tensors["image_grid_thw"] for sha in media]
+        grids = [self.pictures[key].tensors["image_grid_thw"] for key in keys]
         places, _ = index(
             input_ids=torch.from_numpy(ids.astype(np.int64))[None],
             mm_token_type_ids=torch.from_numpy((ids == self.image_id).astype(np.int64))[None],
@@ -229,42 +235,59 @@ class LanguageFamily:
         )
         return np.asarray(places[:, 0].numpy(), np.int64)
 
-    def inputs(self, ids: Tensor, media: Sequence[Sequence[str]], owners: Sequence[Sequence[str]]) -> Tensor:
-        """Input embeddings [R, L, width] with every row's visual features in place. Checks counts first: of each picture,
-        whose sample `owners` names, and of each row's placeholders."""
-        features = self.pictures.features([sha for row in media for sha in row])
+    def picture(self, sha256: str, owner: str) -> str:
+        """What a picture's features depend on: its content, and for some models on what its sample's prompt shows."""
+        return self.pictures.key(sha256, owner)
+
+    def inputs(self, ids: Tensor, media: Sequence[Sequence[str]], owners: Sequence[Sequence[str]]) -> Inputs:
+        """What goes into the language model for ids [R, L], with every row's visual features in place. Checks counts first:
+        of each picture, whose sample `owners` names, and of each row's placeholders."""
+        rows = [
+            [self.picture(sha, owner) for sha, owner in zip(row, names, strict=True)]
+            for row, names in zip(media, owners, strict=True)
+        ]
+        features = self.pictures.features([key for row in rows for key in row])
         here = ids.to(self.device) == self.image_id
-        for names, placeholders, hashes in zip(owners, here.sum(1).tolist(), media, strict=True):
-            expected = [self.pictures[h].tokens for h in hashes]
-            for owner, sha, tokens in zip(names, hashes, expected, strict=True):
-                check_counts(owner, tokens, [tokens], [len(features[sha])])
+        for names, placeholders, keys in zip(owners, here.sum(1).tolist(), rows, strict=True):
+            expected = [self.pictures[k].tokens for k in keys]
+            for owner, key, tokens in zip(names, keys, expected, strict=True):
+                check_counts(owner, tokens, [tokens], [len(features[key])])
             check_counts(", ".join(dict.fromkeys(names)), placeholders, expected, expected)
         embeds: Tensor = self.embed(ids.to(self.device))
-        chosen = [features[h] for row in media for h in row]
-        if chosen:
-            embeds = embeds.masked_scatter(here[..., None], torch.cat(chosen).to(embeds.dtype))
-        return embeds
+        chosen = [features[key] for row in rows for key in row]
+        if not chosen:
+            return Inputs(embeds, here)
+        first, *deep = torch.cat(chosen).to(embeds.dtype).split(self.width, -1)
+        return Inputs(embeds.masked_scatter(here[..., None], first), here, tuple(deep))
 
     def forward(
         self,
-        embeds: Tensor,
+        given: Inputs | Tensor,
         positions: Tensor,
         mask: Tensor | attention.Attend | None,
         cache: Any = None,
     ) -> Tensor:
-        """Hidden states [R, L, width] of the language model; `positions` i64[axes, R, L]. In place of a mask, `mask` may
-        be what computes attention where the family is `maskless`."""
+        """Hidden states [R, L, width] of the language model, of inputs or of the embeddings [R, L, width] of text.
+
+        `positions` i64[axes, R, L]; `mask`: additive [R or 1, 1, L, keys], or bool [R, L] of what is not padding, or what
+        computes attention where the family is `maskless`.
+        """
+        given = given if isinstance(given, Inputs) else Inputs(given)
         places = positions[0] if positions.shape[0] == 1 else positions
-        tree = {}
+        more: dict[str, Any] = {}
+        if given.deep:
+            more = {"visual_pos_masks": given.pictured, "deepstack_visual_embeds": list(given.deep)}
         if mask is not None and not isinstance(mask, Tensor):
-            tree, mask = {"tree": mask}, attention.no_mask(embeds)
+            more["tree"], mask = mask, attention.no_mask(given.embeds)
+        else:
+            mask = masks(self.attends, mask, places, given, cache is not None)
         out = self.decoder(
-            inputs_embeds=embeds,
+            inputs_embeds=given.embeds,
             attention_mask=mask,
             position_ids=places,
             past_key_values=cache,
             use_cache=cache is not None,
-            **tree,
+            **more,
         )
         return out.last_hidden_state  # type: ignore[no-any-return]
 

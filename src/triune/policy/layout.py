@@ -42,6 +42,8 @@ class Laid(Protocol):
 
     def positions(self, ids: NDArray[np.int32], media: Sequence[str], owner: str) -> NDArray[np.int64]: ...
 
+    def picture(self, sha256: str, owner: str) -> str: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -132,7 +134,7 @@ def lay_out(trajectories: Sequence[Trajectory], family: Laid) -> Batch:
 
 def computed(trajectories: Sequence[Trajectory], family: Laid) -> int:
     """Tokens that these trajectories take when what they have in common is computed once."""
-    keys = _keys(trajectories, family.image_id)
+    keys = _keys(trajectories, family)
     if family.options.layout == "padded" or not (family.packs or family.maskless):
         return sum(map(len, keys))
     return sum(node.length for root in grow(keys, range(len(keys))) for node in root.walk())
@@ -144,7 +146,7 @@ def _size(trajectory: Trajectory) -> int:
     return int(at[-1]) if len(at) else len(trajectory.payload.arrays["ids"])
 
 
-def _keys(trajectories: Sequence[Trajectory], image_id: int) -> list[NDArray[np.int64]]:
+def _keys(trajectories: Sequence[Trajectory], family: Laid) -> list[NDArray[np.int64]]:
     """What tells tokens apart, i64[T] each: the id, and for a placeholder its picture as well."""
     number: dict[str, int] = {}
     found = []
@@ -152,15 +154,16 @@ def _keys(trajectories: Sequence[Trajectory], image_id: int) -> list[NDArray[np.
         arrays, media = trajectory.payload.arrays, trajectory.payload.media
         keys = arrays["ids"][: _size(trajectory)].astype(np.int64)
         if media:
-            mine = np.asarray([0, *(number.setdefault(sha, len(number) + 1) for sha in media)])
+            seen = (family.picture(sha, trajectory.sample) for sha in media)
+            mine = np.asarray([0, *(number.setdefault(key, len(number) + 1) for key in seen)])
             shown = mine[np.searchsorted(arrays["media_at"], np.arange(len(keys)), side="right")]
-            keys += np.where(keys == image_id, shown << 32, 0)
+            keys += np.where(keys == family.image_id, shown << 32, 0)
         found.append(keys)
     return found
 
 
 def _paths(trajectories: Sequence[Trajectory], family: Laid) -> _Paths:
-    found = _Paths([], _keys(trajectories, family.image_id), [])
+    found = _Paths([], _keys(trajectories, family), [])
     known: dict[tuple[bytes, tuple[str, ...]], NDArray[np.int64]] = {}
     for trajectory in trajectories:
         arrays, media = trajectory.payload.arrays, trajectory.payload.media

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from transformers.image_processing_utils import select_best_resolution
 
 from triune.core.errors import DataError, MediaMismatch
-from triune.core.sample import Media
+from triune.core.sample import Media, Sample
 from triune.core.verdict import Seen
 
 Trains = Literal["tower", "connector", "nothing"]
@@ -29,19 +32,21 @@ _BATCH = 256
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A picture after the processor: the tower's `tensors`, the `ids` i32[T] that stand for it in a prompt (`tokens` of
-    them are placeholders for features, the rest tags around them), and how it is seen."""
+    them are placeholders for features, the rest tags around them), the plain text `around` them, and how it is seen."""
 
     tensors: Mapping[str, Tensor]
     ids: NDArray[np.int32]
     tokens: int
+    around: tuple[str, str]
     seen: Seen
 
 
 @dataclass(frozen=True, slots=True)
 class _Towered:
-    """A picture after the frozen tower: what the connector is given, and which of its output rows each feature is."""
+    """A picture after the frozen tower: what each connector is given, and which of its output rows each feature is, i64
+    [tokens, connectors]."""
 
-    given: Tensor
+    given: list[Tensor]
     order: Tensor
 
 
@@ -51,21 +56,28 @@ class Pictures:
     `computed` counts pictures sent through the tower since the start: what "once" is tested by.
     """
 
-    def __init__(self, model: Any, processor: Any, image_id: int, connector: nn.Module | None) -> None:
-        self.model, self.processor, self.image_id, self.connector = model, processor, image_id, connector
+    def __init__(self, model: Any, processor: Any, image_id: int, connectors: Sequence[nn.Module]) -> None:
+        self.model, self.processor, self.image_id, self.connectors = model, processor, image_id, connectors
         self.trains: Trains = "tower"
         self.computed = 0
         self._prepared: dict[str, Prepared] = {}
         self._features: dict[str, Tensor] = {}
         self._towered: dict[str, _Towered] = {}
-        self._splits = connector is not None
+        self._splits = bool(connectors)
+        self._company = "batch_num_images" in processor.image_processor.model_input_names
+        self._several: set[str] = set()
 
-    def begin_step(self, hashes: Sequence[str], trains: Trains) -> None:
-        """Forgets every picture but these, and whatever this step's training will change."""
-        wanted = set(hashes)
-        self._prepared = {k: v for k, v in self._prepared.items() if k in wanted}
-        self._features = {k: v for k, v in self._features.items() if k in wanted and trains == "nothing"}
-        self._towered = {k: v for k, v in self._towered.items() if k in wanted and trains != "tower"}
+    def begin_step(self, samples: Sequence[Sample], trains: Trains) -> None:
+        """Forgets every picture but these samples', and whatever this step's training will change."""
+        wanted = {medium.sha256 for sample in samples for medium in sample.media}
+        self._several.clear()
+        for sample in samples:
+            self.announce(sample)
+        self._prepared = {k: v for k, v in self._prepared.items() if v.seen.sha256 in wanted}
+        self._features = {
+            k: v for k, v in self._features.items() if k in self._prepared and trains == "nothing"
+        }
+        self._towered = {k: v for k, v in self._towered.items() if k in self._prepared and trains != "tower"}
         self.trains = trains
 
     def forget_features(self) -> None:
@@ -83,28 +95,39 @@ class Pictures:
         finally:
             self.trains, self._features, self._towered = kept
 
-    def __contains__(self, sha256: str) -> bool:
-        return sha256 in self._prepared
+    def key(self, sha256: str, owner: str) -> str:
+        """What a sample's picture is known by. LLaVA-OneVision looks at a picture differently in a prompt of several."""
+        return f"{sha256}/several" if owner in self._several else sha256
 
-    def __getitem__(self, sha256: str) -> Prepared:
-        known = self._prepared.get(sha256)
+    def __contains__(self, key: str) -> bool:
+        return key in self._prepared
+
+    def __getitem__(self, key: str) -> Prepared:
+        known = self._prepared.get(key)
         if known is None:
             raise DataError(
-                f"picture {sha256[:12]} is not known in this step: begin_step and check its sample first"
+                f"picture {key[:12]} is not known in this step: begin_step and check its sample first"
             )
         return known
 
+    def announce(self, sample: Sample) -> None:
+        """To be called before a sample's pictures are added: says how many its prompt has."""
+        if self._company and len(sample.media) > 1:
+            self._several.add(sample.id)
+
     def add(self, media: Media, owner: str) -> Prepared:
         """Decodes and prepares a picture unless it is known; raises DataError naming the sample."""
-        known = self._prepared.get(media.sha256)
+        key = self.key(media.sha256, owner)
+        known = self._prepared.get(key)
         if known is not None:
             return known
         if media.kind != "image":
             raise DataError(f"sample {owner!r}: this policy reads images, not {media.kind}")
+        copies = 2 if owner in self._several else 1
         try:
             made = self.processor(
-                text=[self.processor.image_token],
-                images=[[media.image()]],
+                text=[self.processor.image_token * copies],
+                images=[[media.image()] * copies],
                 return_tensors="pt",
                 add_special_tokens=False,
             )
@@ -112,24 +135,60 @@ class Pictures:
             # Processors refuse sizes that they cannot resize (Qwen: sides that differ 200-fold).
             raise DataError(f"sample {owner!r}: {error}") from error
         ids = made["input_ids"][0].numpy().astype(np.int32)
-        prepared = self._prepared[media.sha256] = Prepared(
-            tensors={k: v for k, v in made.items() if isinstance(v, Tensor) and k not in _TEXTUAL},
-            ids=ids,
+        ids = ids[: len(ids) // copies]
+        before, core, after = self._edges(ids)
+        tensors = {k: v for k, v in made.items() if isinstance(v, Tensor) and k not in _TEXTUAL}
+        prepared = self._prepared[key] = Prepared(
+            tensors={k: v if k == "batch_num_images" else v[: len(v) // copies] for k, v in tensors.items()},
+            ids=core,
             tokens=int((ids == self.image_id).sum()),
-            seen=Seen(sha256=media.sha256, original=media.size, processed=self._size(made, ids)),
+            around=(before, after),
+            seen=Seen(sha256=media.sha256, original=media.size, processed=self._size(made, ids, media.size)),
         )
         return prepared
 
-    def _size(self, made: Mapping[str, Any], ids: NDArray[np.int32]) -> tuple[int, int]:
+    def _edges(self, ids: NDArray[np.int32]) -> tuple[str, NDArray[np.int32], str]:
+        """Text before, ids from the first special token to the last, text after. Only between special tokens are ids the
+        same wherever the picture stands: Gemma 3's empty lines around a picture may join the prompt's own."""
+        tokenizer = self.processor.tokenizer
+        special = np.flatnonzero(np.isin(ids, list(tokenizer.added_tokens_decoder)))
+        if not len(special):
+            return "", ids, ""
+        first, end = int(special[0]), int(special[-1]) + 1
+        before, after = (str(tokenizer.decode(part.tolist())) for part in (ids[:first], ids[end:]))
+        return before, ids[first:end], after
+
+    def _size(
+        self, made: Mapping[str, Any], ids: NDArray[np.int32], original: tuple[int, int]
+    ) -> tuple[int, int]:
         """(width, height) in pixels of the whole picture as the policy sees it."""
+        reader = self.processor.image_processor
         if "image_grid_thw" in made:
-            patch = int(self.processor.image_processor.patch_size)
+            patch = int(reader.patch_size)
             _, height, width = made["image_grid_thw"][0].tolist()
             return int(width) * patch, int(height) * patch
-        height, width = made["pixel_values"].shape[-2:]
+        height, width = map(int, made["pixel_values"].shape[-2:])
+        if (
+            "image_sizes" in made
+        ):  # LLaVA-NeXT and OneVision fit it into their tiles, and leave the padding out again
+            tiled = made["pixel_values"].shape[1] > 1
+            box = (height, width)
+            if tiled:
+                box = select_best_resolution(original[::-1], reader.image_grid_pinpoints)
+            factor = min(box[0] / original[1], box[1] / original[0])
+            return math.ceil(original[0] * factor - 1e-6), math.ceil(original[1] * factor - 1e-6)
+        columns, rows = 1, 1
+        if (
+            made["pixel_values"].ndim == 4
+            and len(made["pixel_values"]) > 1
+            and hasattr(reader, "max_patches")
+        ):
+            canvas = sys.modules[type(reader).__module__].get_optimal_tiled_canvas  # InternVL's
+            columns, rows = canvas(original[::-1], (height, width), reader.min_patches, reader.max_patches)
         tags = " ".join(self.processor.tokenizer.convert_ids_to_tokens(ids[ids != self.image_id].tolist()))
-        tiles = [(int(row), int(column)) for row, column in _TILE.findall(tags)] or [(1, 1)]
-        return int(width) * max(c for _, c in tiles), int(height) * max(r for r, _ in tiles)
+        for row, column in _TILE.findall(tags):
+            columns, rows = max(columns, int(column)), max(rows, int(row))
+        return width * columns, height * rows
 
     def features(self, hashes: Sequence[str]) -> dict[str, Tensor]:
         """Features [tokens, width] per picture; with gradient where something that makes them trains."""
@@ -156,65 +215,93 @@ class Pictures:
         return out
 
     @torch.no_grad()
-    def _halfway(self, hashes: Sequence[str]) -> dict[str, _Towered]:
-        """The tower alone. What models do after the connector (Qwen2.5-VL reorders its windows) is a permutation of its
-        output rows, read off by letting the connector put out row numbers instead."""
-        given: list[Tensor] = []
+    def _halfway(self, keys: Sequence[str]) -> dict[str, _Towered]:
+        """The tower alone. What models do after a connector (Qwen2.5-VL reorders its windows) is a permutation of its
+        output rows, read off by letting it put out row numbers instead."""
+        given: dict[nn.Module, Tensor] = {}
 
         def number(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            given.append(args[0])
+            given[module] = args[0]
             rows = torch.arange(output[..., 0].numel(), device=output.device)
             return rows.view(*output.shape[:-1], 1)
 
-        assert self.connector is not None
         out: dict[str, _Towered] = {}
-        for part in self._batches(hashes):
+        for part in self._batches(keys):
             given.clear()
-            hook = self.connector.register_forward_hook(number)
+            hooks = [c.register_forward_hook(number) for c in self.connectors]
             try:
-                numbers = [n[:, 0] for n in self._run(part)]
+                numbers = self._run(part)
             except RuntimeError:  # LLaVA-NeXT adds a learned column, for which row numbers are too narrow
                 numbers = []
             finally:
-                hook.remove()
-            rows = sum(map(len, numbers))
-            if not numbers or len(given) != 1 or any(len(n) * len(given[0]) % rows for n in numbers):
+                for hook in hooks:
+                    hook.remove()
+            rows, sides = sum(map(len, numbers)), [given.get(c, torch.empty(0)) for c in self.connectors]
+            shapes = {(len(side), n.shape[1]) for side in sides for n in numbers}
+            if (
+                len(shapes) != 1
+                or shapes != {(len(sides[0]), len(sides))}
+                or any(len(n) * len(sides[0]) % rows for n in numbers)
+            ):
                 self._splits = False  # more than a permutation: these pictures go through the tower each time
                 return {}
-            inputs = torch.split(given[0], [len(n) * len(given[0]) // rows for n in numbers])
+            sizes = [len(n) * len(sides[0]) // rows for n in numbers]
             start = 0
-            for sha, mine, order in zip(part, inputs, numbers, strict=True):
-                out[sha] = _Towered(mine, order - start)
+            for key, order, *mine in zip(part, numbers, *(side.split(sizes) for side in sides), strict=True):
+                out[key] = _Towered(mine, order - start)
                 start += len(order)
         return out
 
-    def _connect(self, hashes: Sequence[str]) -> dict[str, Tensor]:
-        assert self.connector is not None
-        ready = [self._towered[h] for h in hashes]
-        rows = self.connector(torch.cat([r.given for r in ready])).flatten(0, -2)
-        parts = torch.split(rows, [len(r.order) for r in ready])
-        return {h: part[r.order] for h, part, r in zip(hashes, parts, ready, strict=True)}
+    def _connect(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        ready = [self._towered[k] for k in keys]
+        sizes = [len(r.order) for r in ready]
+        columns = [
+            connector(torch.cat([r.given[i] for r in ready])).flatten(0, -2).split(sizes)
+            for i, connector in enumerate(self.connectors)
+        ]
+        return {
+            key: torch.cat([column[r.order[:, i]] for i, column in enumerate(mine)], -1)
+            for key, r, *mine in zip(keys, ready, *columns, strict=True)
+        }
 
     def _batches(self, hashes: Sequence[str]) -> Iterator[list[str]]:
         """Pictures whose tensors can be concatenated."""
         alike: dict[tuple[Any, ...], list[str]] = {}
         for sha in hashes:
             tensors = self[sha].tensors
-            alike.setdefault(tuple((k, tuple(tensors[k].shape[1:])) for k in sorted(tensors)), []).append(sha)
+            shapes = [(k, tuple(tensors[k].shape[1:])) for k in sorted(tensors)]
+            several = int(tensors["batch_num_images"][0]) if "batch_num_images" in tensors else 1
+            alike.setdefault((several, *shapes), []).append(sha)
         for same in alike.values():
             for start in range(0, len(same), _BATCH):
                 yield same[start : start + _BATCH]
 
     def _run(self, part: Sequence[str]) -> list[Tensor]:
+        """Features of pictures that can be concatenated: [tokens, width], or with those for inner layers beside them."""
         device = next(self.model.parameters()).device
-        tensors = [self[sha].tensors for sha in part]
+        tensors = [self[key].tensors for key in part]
         inputs = {k: torch.cat([t[k] for t in tensors]).to(device) for k in tensors[0]}
-        states = self.model.model.get_image_features(**inputs, return_dict=True).pooler_output
-        if isinstance(states, Tensor):
-            states = list(states.reshape(len(part), -1, states.shape[-1]))
-        if len(states) != len(part):
-            raise MediaMismatch(f"{len(part)} pictures went into the vision tower, {len(states)} came out")
+        tiles = [len(t["pixel_values"]) for t in tensors]
+        alone = "batch_num_images" in inputs and len(part) == 1 and int(inputs["batch_num_images"][0]) > 1
+        if alone:  # one of several, but the only one that is asked for
+            inputs, tiles = {k: torch.cat([v, v]) for k, v in inputs.items()}, tiles * 2
+        if "batch_num_images" in inputs and int(inputs["batch_num_images"][0]) > 1:
+            inputs["batch_num_images"] = torch.tensor([len(tiles)])
+        made = self.model.model.get_image_features(**inputs, return_dict=True)
+        layers = [
+            self._apart(s, tiles)
+            for s in (made.pooler_output, *(getattr(made, "deepstack_features", ()) or ()))
+        ]
         self.computed += len(part)
+        return [torch.cat(one, -1) for one in list(zip(*layers, strict=True))[: len(part)]]
+
+    def _apart(self, states: Tensor | Sequence[Tensor], tiles: Sequence[int]) -> list[Tensor]:
+        """Features per picture of `tiles` tiles each, which models that do not tell pictures apart hand out in a row."""
+        if isinstance(states, Tensor):
+            rows = states.reshape(-1, states.shape[-1])
+            states = rows.split([n * len(rows) // sum(tiles) for n in tiles])
+        if len(states) != len(tiles):
+            raise MediaMismatch(f"{len(tiles)} pictures went into the vision tower, {len(states)} came out")
         return [s.reshape(-1, s.shape[-1]) for s in states]
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,47 +96,70 @@ def adapters(model: nn.Module, options: LanguageOptions) -> Lora:
     return Lora(model, options.lora, where(options))
 
 
-def parts(model: Any) -> tuple[dict[str, nn.Module], nn.Module | None]:
+def parts(model: Any) -> tuple[dict[str, nn.Module], list[nn.Module]]:
     """Disjoint parts (vision, connector, language) that together hold every parameter, and the connector as the model
-    itself calls it (None: there is none by a known name). Raises RecipeError without a tower by a known name."""
+    itself calls it: a module, and one more for each inner layer that is given features of its own (DeepStack); empty when
+    there is none by a known name. Raises RecipeError without a tower by a known name."""
     inner = model.model
     tower = next((m for n in _VISION if isinstance(m := getattr(inner, n, None), nn.Module)), None)
     if tower is None:
         raise RecipeError(
             f"{type(model).__name__} has no vision tower by a name that is known here: {', '.join(_VISION)}"
         )
-    connector = next((m for n in _CONNECTOR if isinstance(m := getattr(inner, n, None), nn.Module)), None)
-    if connector is None and isinstance(inside := getattr(tower, "merger", None), nn.Module):
-        connector = inside  # Qwen's sits inside the tower
     vision: nn.Module = tower
-    others = [m for m in tower.children() if m is not connector]
-    if len(others) < len(list(tower.children())):
+    connectors = [m for n in _CONNECTOR if isinstance(m := getattr(inner, n, None), nn.Module)][:1]
+    merger, deep = (getattr(tower, n, None) for n in ("merger", "deepstack_merger_list"))
+    if not connectors and isinstance(merger, nn.Module):  # Qwen's sits inside the tower
+        connectors = [merger, *(deep if isinstance(deep, nn.ModuleList) else ())]
+        others = [m for n, m in tower.named_children() if n not in ("merger", "deepstack_merger_list")]
         vision = nn.ModuleList([*others, nn.ParameterList(tower.parameters(recurse=False))])
     language = nn.ModuleList([model.get_decoder(), model.get_output_embeddings()])
-    known = [connector] if connector is not None else []
-    held = {id(p) for part in (vision, language, *known) for p in part.parameters()}
-    rest = nn.ParameterList(
-        [p for p in model.parameters() if id(p) not in held]
-    )  # LLaVA-NeXT's image_newline
-    return {"vision": vision, "connector": nn.ModuleList([*known, rest]), "language": language}, connector
+    held = {id(p) for part in (vision, language, *connectors) for p in part.parameters()}
+    # LLaVA-NeXT's image_newline
+    rest = nn.ParameterList([p for p in model.parameters() if id(p) not in held])
+    connector = nn.ModuleList([*connectors, rest])
+    return {"vision": vision, "connector": connector, "language": language}, connectors
+
+
+@dataclass(frozen=True, slots=True)
+class Attends:
+    """How a model's layers differ from full causal attention. `window`: some layers see so many tokens back, themselves
+    included (None: all see everything). `mutual`: the tokens of a picture see each other. `packs`: masks for this can be
+    given to the model, so that rollouts can share a row; if not, `why`, and the model makes its own for padded rows."""
+
+    window: int | None = None
+    mutual: bool = False
+    packs: bool = True
+    why: str = ""
+
+
+def attends(model: Any, size: int) -> Attends:
+    """How a model attends within `size` tokens. Raises RecipeError for layers that do not attend at all."""
+    text = model.config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or [])
+    if others := kinds - {"full_attention", "sliding_attention"}:
+        raise RecipeError(
+            f"this model has layers of {', '.join(sorted(others))}: only layers that attend to all tokens before, or to a "
+            "sliding window of them, are supported"
+        )
+    sliding = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
+    slides = sliding is not None and sliding < size and (not kinds or "sliding_attention" in kinds)
+    if model.config.model_type == "gemma3":
+        return Attends(sliding if slides else None, mutual=True)
+    if slides:
+        return Attends(
+            packs=False,
+            why=f"layers see {sliding} tokens back, and no mask for that can be given to {type(model).__name__}",
+        )
+    return Attends()
 
 
 def window(model: Any, asked: int) -> int:
-    """Longest sequence in tokens: the model's own limit, or less if asked for. Raises RecipeError when neither is known,
-    or when a layer would not attend to everything before a token, which packed rows and their mask need."""
-    text = model.config.get_text_config()
-    limit = int(getattr(text, "max_position_embeddings", 0) or 0)
+    """Longest sequence in tokens: the model's own limit, or less if asked for. Raises RecipeError when neither is known."""
+    limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 0)
     size = min(asked or limit, limit or asked)
     if not size:
         raise RecipeError("the model declares no window; set policy.window")
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    sliding = getattr(text, "sliding_window", None)
-    slides = getattr(text, "use_sliding_window", True) and sliding is not None and sliding < size
-    if kinds - {"full_attention", "sliding_attention"} or slides:
-        raise RecipeError(
-            f"this model's layers ({', '.join(sorted(kinds))}; sliding window {sliding}) do not attend to everything "
-            f"before a token: only full attention is supported, or a sliding window of at least policy.window ({size})"
-        )
     return size
 
 

@@ -1,4 +1,4 @@
-"""Architectures beyond the four that everything runs on: those that work, and those that must be refused."""
+"""Architectures beyond those that everything runs on: relatives that work, and attention that cannot be given a mask."""
 
 from __future__ import annotations
 
@@ -7,70 +7,39 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import PreTrainedTokenizerFast
-from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from triune.core.errors import ParityError
+from triune.core.errors import RecipeError
 from triune.policy.language import LanguageFamily
 from triune.policy.options import LanguageOptions
-from triune.testing.models import (
+from triune.testing.architectures import (
     LLAVA_CHAT,
+    QWEN_CHAT,
     TEXT,
     VISION,
     Built,
-    demand,
-    qwen,
-    ragged,
-    talker,
-    tiles,
+    llava,
+    qwen_parts,
     tokenizer_with,
-    trajectories,
     vocabulary,
 )
+from triune.testing.models import demand, ragged, talker, trajectories
 
-QWEN = {"patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2, "num_heads": 2}
 CLIP = {"model_type": "clip_vision_model", **VISION, "image_size": 24, "patch_size": 8}
 
 
-def smolvlm() -> Built:
-    model, processor = tiles(0)
-    fields = model.config.to_dict()
-    for name in ("model_type", "architectures", "transformers_version"):
-        fields.pop(name, None)
-    return transformers.SmolVLMForConditionalGeneration(transformers.SmolVLMConfig(**fields)), processor
-
-
-def qwen_like(config: Any, model: Any, vision: dict[str, Any], **text: Any) -> Built:
-    given, processor = qwen(0)
-    ids = {
-        n: getattr(given.config, n)
-        for n in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    }
-    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}
-    words = {**TEXT, **vocabulary(processor.tokenizer), "rope_parameters": rope, **text}
-    return model(
-        config(**ids, vision_config={**QWEN, **vision}, text_config=words, tie_word_embeddings=False)
-    ), processor
-
-
 def qwen2() -> Built:
-    vision = {"depth": 2, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2}
-    return qwen_like(transformers.Qwen2VLConfig, transformers.Qwen2VLForConditionalGeneration, vision)
-
-
-def qwen3() -> Built:
+    processor, ids = qwen_parts(transformers.Qwen2VLProcessor, QWEN_CHAT)
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}
     vision = {
-        "depth": 3, "hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
+        "depth": 2, "embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2, "num_heads": 2, "patch_size": 4,
+        "spatial_merge_size": 2, "temporal_patch_size": 2,
     }  # fmt: skip
-    return qwen_like(
-        transformers.Qwen3VLConfig, transformers.Qwen3VLForConditionalGeneration, vision, head_dim=16
+    text = {**TEXT, **vocabulary(processor.tokenizer), "rope_parameters": rope}
+    config = transformers.Qwen2VLConfig(
+        **ids, vision_config=vision, text_config=text, tie_word_embeddings=False
     )
-
-
-def image_token(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
-    return int(tokenizer.convert_tokens_to_ids(token))
+    return transformers.Qwen2VLForConditionalGeneration(config), processor
 
 
 def llava_next() -> Built:
@@ -83,43 +52,35 @@ def llava_next() -> Built:
         chat_template=LLAVA_CHAT,
     )  # fmt: skip
     config = transformers.LlavaNextConfig(
-        image_token_index=image_token(tokenizer, "<image>"), image_grid_pinpoints=grid, vision_config=CLIP,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_grid_pinpoints=grid, vision_config=CLIP,
         text_config={"model_type": "llama", **TEXT, **vocabulary(tokenizer)}, tie_word_embeddings=False,
     )  # fmt: skip
     return transformers.LlavaNextForConditionalGeneration(config), processor
 
 
-def gemma3() -> Built:
-    names = {"boi": "<start_of_image>", "image": "<image_soft_token>", "eoi": "<end_of_image>"}
-    tokenizer = tokenizer_with(*names.values())
-    for name, token in names.items():
-        setattr(tokenizer, f"{name}_token", token)
-        setattr(tokenizer, f"{name}_token_id", image_token(tokenizer, token))
-    pictures = Gemma3ImageProcessorPil(size={"height": 24, "width": 24})
-    chat = LLAVA_CHAT.replace("<image>", names["boi"])
-    processor = transformers.Gemma3Processor(pictures, tokenizer, image_seq_length=9, chat_template=chat)
-    config = transformers.Gemma3Config(
-        **{f"{name}_token_index": image_token(tokenizer, token) for name, token in names.items()},
-        mm_tokens_per_image=9,
-        vision_config={
-            "model_type": "siglip_vision_model", **VISION, "image_size": 24, "patch_size": 4, "vision_use_head": False,
-        },
-        text_config={**TEXT, **vocabulary(tokenizer), "head_dim": 16, "sliding_window": 2048},
+def sliding_llava(window: int = 16) -> Built:
+    """A language model with sliding windows that makes its masks itself and takes none."""
+    tokenizer, (_, processor) = tokenizer_with(), llava(0)
+    config = transformers.LlavaConfig(
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), tie_word_embeddings=False, vision_config=CLIP,
+        text_config={"model_type": "mistral", **TEXT, **vocabulary(tokenizer), "sliding_window": window},
     )  # fmt: skip
-    return transformers.Gemma3ForConditionalGeneration(config), processor
+    return transformers.LlavaForConditionalGeneration(config), processor
 
 
-def family(build: Any) -> LanguageFamily:
+def family(build: Any, **options: Any) -> LanguageFamily:
     torch.manual_seed(0)
     model, processor = build()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "embed" not in name:
                 parameter.mul_(5.0)
-    return LanguageFamily(model, processor, LanguageOptions(attention="eager"))
+    chosen = LanguageOptions(attention="eager", **options)
+    model.set_attn_implementation(chosen.attention)
+    return LanguageFamily(model, processor, chosen)
 
 
-@pytest.mark.parametrize("build", [smolvlm, qwen2, llava_next])
+@pytest.mark.parametrize("build", [qwen2, llava_next, sliding_llava])
 def test_relatives_work(build: Any) -> None:
     made = family(build)
     samples = ragged()
@@ -142,11 +103,24 @@ def test_relatives_work(build: Any) -> None:
     assert all(p.grad is None or not p.requires_grad for p in made.modules()["vision"].parameters())
 
 
-@pytest.mark.parametrize("build", [qwen3, gemma3])
-def test_models_that_need_more_than_embeddings_are_refused(build: Any) -> None:
-    """DeepStack gives visual features to inner layers; Gemma 3 lets a picture's tokens see each other."""
-    made = family(build)
-    one = ragged()[3]
-    made.begin_step([one])
-    with pytest.raises(ParityError, match=r"'three'.*own forward pass"):
-        made.check(one)
+def test_attention_that_takes_no_mask_gets_a_row_per_rollout() -> None:
+    made = family(sliding_llava, layout="shared")
+    assert not made.packs
+    assert "16 tokens back" in made.attends.why
+    samples = ragged()
+    made.begin_step(samples)
+    rollouts = trajectories(talker(made).generate(samples, demand()))
+    assert made.pack(rollouts).payload.rows.ids.shape[0] == len(rollouts)
+    wide = family(lambda: sliding_llava(1024))
+    assert wide.packs
+    wide.begin_step(samples)
+    assert wide.pack(trajectories(talker(wide).generate(samples, demand()))).payload.rows.ids.shape[0] < len(
+        rollouts
+    )
+
+
+def test_layers_that_do_not_attend_are_refused() -> None:
+    model, processor = llava(0)
+    model.config.text_config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(RecipeError, match="linear_attention"):
+        LanguageFamily(model, processor, LanguageOptions())

@@ -115,7 +115,7 @@ def test_swapping_the_second_picture_changes_only_what_follows_it(kind: str) -> 
     after, _ = hidden(family, "b", first, other, third)
     changed = (before - after).abs().amax(-1)
     assert changed[: starts[1]].max() <= 1e-5
-    assert changed[starts[1] + family.pictures[second.sha256].ids.size - 1] > 1e-3
+    assert changed[starts[1] + family.pictures[family.pictures.key(second.sha256, "a")].ids.size - 1] > 1e-3
     assert changed[-1] > 1e-3
 
 
@@ -129,7 +129,7 @@ def test_positions_of_text_go_on_where_the_prompt_ended(kind: str) -> None:
         whole = family.positions(longer, hashes, one.id)
         prefix = family.positions(segment.ids, hashes, one.id)
         assert (whole == np.concatenate([prefix, following(prefix, 9)], 1)).all()
-        assert whole.shape[0] == (3 if kind == "qwen" else 1)
+        assert whole.shape[0] == (3 if kind.startswith("qwen") else 1)
 
 
 @kinds
@@ -156,6 +156,8 @@ def test_a_frozen_tower_sees_each_picture_once_a_step(kind: str, frozen: tuple[s
     rollouts = rolled(family)
     for part in (rollouts[:5], rollouts[5:], rollouts):
         family.evaluate(family.pack(part)).logp.sum().backward()
+    if kind == "onevision" and "connector" not in frozen:
+        return  # it adds learned newlines after its connector: what the tower puts out cannot be kept
     assert family.pictures.computed == 6
     family.begin_step(ragged())  # the same pictures again: known by content
     rolled(family)

@@ -83,7 +83,7 @@ def play(
     Scripted.answers = answers
     samples = samples or (world("a", picture()),)
     script = turns if isinstance(turns, Mapping) else {s.id: turns for s in samples}
-    stop = [family.stop_ids[0]]
+    stop = [family.chat.turn_end()]
     ids = {
         name: [family.encode(t.removesuffix("…")) + ([] if t.endswith("…") else stop) for t in said]
         for name, said in script.items()
@@ -106,7 +106,7 @@ def test_a_tool_that_shows_a_picture(kind: str) -> None:
     asks, answers = ["crop 5", "the red square"], [look("here: ", shown, " enough?"), Turn(ending="stop_env")]
     ((episode,),), engine = play(family, asks, answers)
     one, arrays = episode.trajectory, episode.trajectory.payload.arrays
-    stop = family.stop_ids[0]
+    stop = family.chat.turn_end()
     said = [[*family.encode(t), stop] for t in asks]
     assert [arrays["ids"][i] for i in arrays["at"]] == said[0] + said[1]
     assert (arrays["origin"][arrays["at"]] == MODEL).all()
@@ -131,7 +131,7 @@ def test_a_tool_that_shows_a_picture(kind: str) -> None:
     assert [w.closed for w in Scripted.made] == [1]
 
 
-@kinds
+@pytest.mark.parametrize("kind", sorted(set(TINY) - {"onevision"}))  # it would look at an only picture anew
 def test_turn_by_turn_equals_one_rendering_of_the_dialogue(kind: str) -> None:
     family = tiny(kind)
     shown, prompt = picture(40, 16, 9), world("a", picture())
@@ -140,12 +140,14 @@ def test_turn_by_turn_equals_one_rendering_of_the_dialogue(kind: str) -> None:
     dialogue = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "How many circle?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "crop 5"}]},
-        {"role": "tool", "content": [{"type": "text", "text": "here"}, {"type": "image"}]},
+        {
+            "role": "user" if kind == "gemma3" else "tool",
+            "content": [{"type": "text", "text": "here"}, {"type": "image"}],
+        },
     ]
     whole = family.processor.apply_chat_template(dialogue, tokenize=False, add_generation_prompt=True)
-    if (
-        kind == "tiles"
-    ):  # Idefics3's template writes a blank before what was said, which its generation prompt lacks
+    # Idefics3's template writes a blank before what was said, which its generation prompt lacks
+    if kind in ("tiles", "smolvlm"):
         whole = whole.replace("Assistant: crop 5", "Assistant:crop 5")
     if kind == "llava":  # and LLaVA's too
         whole = whole.replace("ASSISTANT: crop 5", "ASSISTANT:crop 5")

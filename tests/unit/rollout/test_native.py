@@ -30,7 +30,7 @@ def family(request: pytest.FixtureRequest) -> LanguageFamily:
 
 def want_to_stop(family: LanguageFamily) -> None:
     bias = torch.zeros(family.head.weight.shape[0])
-    bias[family.stop_ids[0]] = 5.0
+    bias[family.stop_ids[0]] = -1.0
     family.head.bias = torch.nn.Parameter(bias)
 
 
@@ -172,15 +172,15 @@ def test_the_stop_token_is_sampled_and_recorded(family: LanguageFamily) -> None:
 
 def test_max_tokens_are_each_requests_own(family: LanguageFamily) -> None:
     requests = [
-        Request(r.ids, r.media, (1, 2, 3, 4), limit, r.owner)
+        Request(r.ids, r.media, tuple(range(8)), limit, r.owner)
         for r, limit in zip(asked(family), (0, 1, 5, 30), strict=True)
     ]
     done = NativeEngine(family).complete(requests, RULE)
-    assert [c.ids for c in done[0]] == [[], [], [], []]
+    assert [c.ids for c in done[0]] == [[]] * 8
     assert {len(c.ids) for c in done[1]} == {1}
     assert max(len(c.ids) for c in done[2]) <= 5
     assert max(len(c.ids) for c in done[3]) > 5
-    free = NativeEngine(family).complete(asked(family, (1, 2, 3, 4), max_tokens=30), RULE)
+    free = NativeEngine(family).complete(asked(family, range(8), max_tokens=30), RULE)
     for row, limit in zip((1, 2, 3), (1, 5, 30), strict=True):
         assert [c.ids for c in done[row]] == [c.ids[:limit] for c in free[row]]
 
