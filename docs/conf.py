@@ -28,7 +28,7 @@ pygments_style = "friendly"
 
 COMING = (
     "own-data", "performance", "orsta", "ablations", "evaluation", "export",
-    "start", "levels", "coming-from/*", "faq",
+    "start", "levels", "coming-from/*",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Every block is run unless a comment in the page, invisible to a reader, says oth
     <!-- not run: WHY -->           only read: recipes, keys and options must exist
     <!-- tested by: FILE -->        another test runs it; the file must name the page
     <!-- setup: PYTHON -->          run before the next block, in the page's names and folder
+    <!-- provoked by: NAME -->      is an error's message; see test_faq.py
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ PAGES = sorted(
     if "reference" not in file.parts
 )
 MARK = re.compile(r"<!--\s*([a-z ]+?):\s*(.*?)\s*-->", re.DOTALL)
-MARKS = frozenset({"small", "file", "not run", "tested by", "setup"})
+MARKS = frozenset({"small", "file", "not run", "tested by", "setup", "provoked by"})
 
 
 @dataclass(frozen=True)
