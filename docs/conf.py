@@ -26,10 +26,7 @@ html_show_sphinx = False
 html_theme_options = {"top_of_page_buttons": []}
 pygments_style = "friendly"
 
-COMING = (
-    "own-data", "performance", "orsta", "ablations", "evaluation", "export",
-    "start", "levels", "coming-from/*",
-)  # fmt: skip
+COMING = ("own-data", "performance", "orsta", "ablations", "evaluation", "export")
 
 
 def setup(app):
@@ -37,7 +34,7 @@ def setup(app):
 
     def without(app, page, source):
         for name in COMING:
-            if page == "index" and not list(Path(__file__).parent.glob(f"{name}.md")):
+            if page == "index" and not (Path(__file__).parent / f"{name}.md").exists():
                 source[0] = source[0].replace(f"\n{name}\n", "\n")
 
     app.connect("source-read", without)

@@ -203,7 +203,8 @@ def errors_page() -> str:
         [
             "# Kinds of errors",
             "What goes wrong is said in a sentence that names the place and what to do; the command line prints it without a "
-            "traceback and ends with exit code 2. From Python, catch `triune.core.errors.TriuneError` or one of its kinds.",
+            "traceback and ends with exit code 2. From Python, catch `triune.core.errors.TriuneError` or one of its kinds. "
+            "Common messages are explained in the [FAQ](../faq.md).",
             table(["error", "is a", "means"], rows),
         ]
     )

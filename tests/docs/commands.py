@@ -27,6 +27,13 @@ SHELL = frozenset({"cat", "cp", "head", "ls", "mkdir"})
 
 ACTIVATE = ["source", ".venv/bin/activate"]
 
+NANO = (
+    "policy.path=nano", "policy.dtype=float32", "policy.attention=eager", "policy.window=0",
+    "train.total_steps=1", "train.prompts_per_step=2", "train.minibatches_per_step=1", "train.rollouts_per_prompt=2",
+    "rollout.max_tokens=8", "judge.workers=0", "monitor.sinks=[]",
+)  # fmt: skip
+"""What a page means by `small: nano`: one step of the model that ships, whatever the recipe."""
+
 
 def lines(text: str) -> Iterator[list[str]]:
     """The words of every command: without prompts, comments and line continuations."""
@@ -98,7 +105,12 @@ def run(words: Sequence[str], folder: Path, small: Sequence[str]) -> None:
     program, *arguments = words
     if program == "triune":
         if arguments[0] == "train" and "--help" not in arguments:
-            arguments = [*arguments, *small]
+            keys = [key for word in small for key in (NANO if word == "nano" else [word])]
+            # Behind the recipe and its keys, which must stand together; with --resume alone, at the end.
+            end = next(
+                (n for n, word in enumerate(arguments) if n > 1 and word.startswith("--")), len(arguments)
+            )
+            arguments = [*arguments[:end], *keys, *arguments[end:]]
         code = run_triune(arguments)
         assert code == 0, f"`triune {' '.join(arguments)}` ended with {code}"
     elif program == "python":
