@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import io
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from pygments.lexers.special import TextLexer
 
 from triune.cli import COMMANDS, main
 from triune.core import errors
@@ -251,7 +253,8 @@ def in_yaml(value: Any) -> str:
 
 
 def slug(heading: str) -> str:
-    return heading.replace("/", "").lower()
+    """The anchor that a heading gets."""
+    return re.sub(r"[^\w-]", "", heading.lower())
 
 
 # -- the build -----------------------------------------------------------------------------------------------------
@@ -275,5 +278,7 @@ def write(folder: Path) -> None:
 
 
 def setup(app: Any) -> dict[str, bool]:
+    for language in ("csv", "jsonl"):
+        app.add_lexer(language, TextLexer)
     app.connect("builder-inited", lambda app: write(Path(app.srcdir) / "reference"))
     return {"parallel_read_safe": True}
