@@ -87,7 +87,10 @@ def test_declaration(name):
 )
 def test_is_documented(name):
     page = Path(__file__).parents[2] / "docs" / "verifiers.md"
-    assert f"| `{name}` |" in page.read_text()
+    overview = page.read_text().split("## The verifiers")[1].split("## ")[0]
+    assert f"`{name}`" in overview
+    for parameter, info in verifiers[name].Params.model_fields.items():
+        assert info.description, f"{parameter} has no description"
 
 
 # Text that looks like answers reaches further into the parsers than arbitrary text does.

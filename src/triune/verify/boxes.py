@@ -27,23 +27,28 @@ Item = tuple[list[float], str]
 
 
 class ItemParams(AnswerParams):
-    """`labels`: items carry labels, and they count; without, an item may be a bare list of four numbers."""
+    """Of every verifier that reads a list of boxes."""
 
-    labels: bool = True
+    labels: bool = Field(
+        True,
+        description="items carry labels, and they count; without, an item may be a bare list of four numbers",
+    )
 
 
 class BoxParams(AnswerParams):
-    """Of every verifier that measures boxes.
+    """Of every verifier that measures boxes. `iou` may follow a schedule (DYNAMIC_IOU); `average` is what V-Triune's
+    server silently uses where its threshold is not set. At .99 small objects are out of reach of integer coordinates in
+    small images, and whole groups score 0 (V19): `cap_reachable` lowers the threshold there."""
 
-    `iou`: an overlap below this IoU is worth nothing (schedule it with DYNAMIC_IOU); `average`: the mean of the values
-    at .5:.05:.95 and .99, which V-Triune's server silently uses where its threshold is not set. `image`: which medium
-    the boxes are on. `cap_reachable`: lower `iou` for this sample to what integer coordinates in the policy's frame can
-    reach (V19: at .99 small objects are out of reach in small images, and the whole group scores 0).
-    """
-
-    iou: Threshold | Literal["average"] = 0.5
-    image: int = Field(default=0, ge=0)
-    cap_reachable: bool = False
+    iou: Threshold | Literal["average"] = Field(
+        0.5,
+        description="an overlap below this IoU is worth nothing; average: mean of the values at .5:.05:.95 and .99",
+    )
+    image: int = Field(default=0, ge=0, description="which medium of the sample the boxes are on, from 0")
+    cap_reachable: bool = Field(
+        False,
+        description="lower `iou` to what integer coordinates in the policy's frame can reach for this sample",
+    )
 
 
 def read_items(text: str, params: ItemParams) -> list[Item | None]:
@@ -125,9 +130,11 @@ def logged_threshold(thresholds: tuple[float, ...]) -> dict[str, float]:
 
 
 class GroundingParams(BoxParams):
-    """`form` of the value: `iou` (IoU where it reaches the threshold), `binary` (1 there), or `giou` mapped to [0, 1]."""
+    """Of `box_iou`."""
 
-    form: Literal["iou", "binary", "giou"] = "iou"
+    form: Literal["iou", "binary", "giou"] = Field(
+        "iou", description="value: the IoU where it reaches the threshold, 1 there, or GIoU as (1 + GIoU) / 2"
+    )
 
 
 @register("box_iou")

@@ -34,7 +34,7 @@ from triune.verify.verifier import Case, Context, InvalidReference, Score, Unpar
 
 
 class DetectionParams(ItemParams, BoxParams):
-    """`form` of the value, with M matched pairs of IoU >= `iou` among n predictions and m references:
+    """Of `detection`. `form` of the value, with M matched pairs of IoU >= `iou` among n predictions and m references:
 
     - `f1`: 2M / (n + m);
     - `iou_completeness` (V-Triune): (1 - c) * sum of matched IoU / m + c * completeness, with c = `completeness`;
@@ -42,16 +42,24 @@ class DetectionParams(ItemParams, BoxParams):
       over .5:.05:.95;
     - `f1_mean`: mean F1 over .5:.05:.95, which needs no ranking.
 
-    `matcher`, for the first two forms: `hungarian` (largest total IoU), `greedy` (best pair of one label first), or
-    `iou_first` (V-Triune's other one: best pair first, its labels compared afterwards). `size_penalty`: the value is
-    multiplied by this^|n - m|; default: .6 with `iou_completeness`, as in V-Triune, else 1. With `iou: average` the
-    value is the mean over V-Triune's eleven thresholds, each with its own matches.
+    With `iou: average` the value is the mean over V-Triune's eleven thresholds, each with its own matches.
     """
 
-    form: Literal["f1", "iou_completeness", "ap_ranked", "map_ranked", "f1_mean"] = "f1"
-    matcher: Literal["hungarian", "greedy", "iou_first"] = "hungarian"
-    completeness: Threshold = 0.3
-    size_penalty: float | None = Field(default=None, gt=0, le=1)
+    form: Literal["f1", "iou_completeness", "ap_ranked", "map_ranked", "f1_mean"] = Field(
+        "f1", description="what the value is"
+    )
+    matcher: Literal["hungarian", "greedy", "iou_first"] = Field(
+        "hungarian",
+        description="of the first two forms: largest total IoU, best pair of one label first, or V-Triune's other one: "
+        "best pair first, its labels compared afterwards",
+    )
+    completeness: Threshold = Field(0.3, description="c of `iou_completeness`")
+    size_penalty: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="the value is multiplied by this^|n - m|; default: .6 with `iou_completeness`, as in V-Triune, else 1",
+    )
 
     @model_validator(mode="after")
     def _over_prediction_costs(self) -> DetectionParams:
