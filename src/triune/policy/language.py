@@ -23,7 +23,7 @@ from triune.core.trajectory import SamplingRule, Trajectory
 from triune.envs import Observation
 from triune.policy import attention, vlm
 from triune.policy.chat import Chat
-from triune.policy.layout import Layout, lay_out
+from triune.policy.layout import Layout, lay_out, weigh
 from triune.policy.logprob import chosen_logprobs
 from triune.policy.masks import Inputs, masks
 from triune.policy.media import Pictures, check_counts
@@ -161,7 +161,7 @@ class LanguageFamily:
             mine = self.forward(embeds, rows.positions, rows.mask(embeds.dtype))
             own = self.model.model(**given.to(self.device)).last_hidden_state
             a, b = (
-                chosen_logprobs(hidden[0, :-1], self.head, rows.ids[0, 1:], SamplingRule(), chunk=256)[0]
+                chosen_logprobs(hidden[0, :-1], self.head, rows.ids[0, 1:], SamplingRule())[0]
                 for hidden in (mine, own)
             )
             gap = float((a - b).abs().mean())
@@ -185,6 +185,10 @@ class LanguageFamily:
 
     def vision_cost(self, trajectory: Trajectory) -> int:
         return int((trajectory.payload.arrays["ids"] == self.image_id).sum())
+
+    def weigh(self, trajectories: Sequence[Trajectory]) -> tuple[int, int]:
+        """Tokens, and pictures' tokens among them, when these are computed together."""
+        return weigh(trajectories, self)
 
     def pack(self, trajectories: Sequence[Trajectory]) -> Batch:
         """Rows that share each group's prompt; decisions stay in the order of the trajectories."""

@@ -49,7 +49,7 @@ class Laid(Protocol):
 class Choice:
     """What was chosen and why: estimated costs in tokens through the weights, and the mask's bytes."""
 
-    kind: Kind
+    layout: Kind
     rows: int
     tokens: int
     cost: float
@@ -59,7 +59,7 @@ class Choice:
     def __str__(self) -> str:
         shape = {"tree": "a token tree", "shared": "a row per prompt", "parts": "several rows per prompt"}
         return (
-            f"{shape.get(self.kind, 'a row per rollout')}, {self.tokens} tokens in {self.rows} "
+            f"{shape.get(self.layout, 'a row per rollout')}, {self.tokens} tokens in {self.rows} "
             f"row{'s' * (self.rows > 1)}, mask {self.mask_bytes / 2**20:.0f} MiB; estimated cost "
             f"{self.cost / max(self.padded, 1):.2f} of a row per rollout"
         )
@@ -98,7 +98,7 @@ def lay_out(trajectories: Sequence[Trajectory], family: Laid) -> Batch:
     rows = pack(forests, found.paths, family.pad_id)
     score = _SCORE / 2 if family.maskless else _MASKED
     choice = Choice(
-        kind=kind,
+        layout=kind,
         rows=len(forests),
         tokens=sum(s.stop - s.start for row in rows.segments for s in row),
         cost=cost,
@@ -132,12 +132,14 @@ def lay_out(trajectories: Sequence[Trajectory], family: Laid) -> Batch:
     )
 
 
-def computed(trajectories: Sequence[Trajectory], family: Laid) -> int:
-    """Tokens that these trajectories take when what they have in common is computed once."""
+def weigh(trajectories: Sequence[Trajectory], family: Laid) -> tuple[int, int]:
+    """Tokens that these trajectories take when what they have in common is computed once, and the pictures' among them."""
     keys = _keys(trajectories, family)
-    if family.options.layout == "padded" or not (family.packs or family.maskless):
-        return sum(map(len, keys))
-    return sum(node.length for root in grow(keys, range(len(keys))) for node in root.walk())
+    apart = family.options.layout == "padded" or not (family.packs or family.maskless)
+    everyone = range(len(keys))
+    nodes = [n for root in (alone(keys, everyone) if apart else grow(keys, everyone)) for n in root.walk()]
+    vision = sum(int((keys[n.member][n.start : n.stop] >> 32 > 0).sum()) for n in nodes)
+    return sum(node.length for node in nodes), vision
 
 
 def _size(trajectory: Trajectory) -> int:

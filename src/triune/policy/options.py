@@ -69,6 +69,7 @@ class LanguageOptions(Frozen):
         None, description="train adapters instead of the weights; none: all weights"
     )
     token_budget: int = Field(16_384, ge=1, description="tokens of one micro-batch")
+    vision_budget: int = Field(8_192, ge=1, description="of these, at most so many of pictures")
 
     def build(self) -> Any:
         """Loads the model: triune.policy.language.LanguageFamily."""

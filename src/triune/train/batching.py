@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -11,41 +13,114 @@ from torch import Tensor
 from triune.algo.types import Batch, Evaluated, Rewards
 from triune.core.trajectory import Trajectory
 from triune.core.verdict import Verdict
-from triune.monitor.metric import Scored
+from triune.monitor.metric import Metric, Scored, scalar
+from triune.policy.family import Family
+
+Weigh = Callable[[Sequence[Trajectory]], tuple[int, int]]
+"""Tokens that rollouts take when they are computed together, and how many of these are media's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one micro-batch may hold."""
+
+    tokens: int
+    vision: int = 1 << 60
+
+    def holds(self, weight: tuple[int, int]) -> bool:
+        return weight[0] <= self.tokens and weight[1] <= self.vision
+
+
+def weigher(family: Family) -> Weigh:
+    """The family's own account of rollouts that share what they begin with, or the sum of their costs."""
+    own: Weigh | None = getattr(family, "weigh", None)
+    return own or (lambda many: (sum(map(family.cost, many)), sum(map(family.vision_cost, many))))
 
 
 def split(
-    scored: Sequence[Scored], cost: Callable[[Trajectory], int], minibatches: int, budget: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Micro-batches (lists of rollout indices) under the token budget, whole groups together where they fit, and
-    which micro-batches form each mini-batch. `scored` is sorted by group; `cost` weighs a trajectory, in tokens."""
+    scored: Sequence[Scored], weigh: Weigh, minibatches: int, budget: Budget
+) -> tuple[list[Scored], list[list[int]], list[list[int]], int]:
+    """The rollouts in the order of the micro-batches; these, as lists of indices; which of them form each mini-batch; and
+    how many hold a single rollout that is over the budget.
+
+    Mini-batches hold whole groups. Within one, the fewest micro-batches under the budget are
+    filled by longest-processing-time-first (Graham 1969): pieces by falling size, each into the emptiest. A piece is a
+    group, or a part of one that does not fit: its prompt is then computed once per part.
+    """
     groups: dict[str, list[int]] = {}
     for index, one in enumerate(scored):
         groups.setdefault(one.trajectory.group, []).append(index)
     keys = list(groups)
+    rank = {index: place for place, index in enumerate(i for key in keys for i in groups[key])}
     share = -(-len(keys) // minibatches)
     parts: list[list[int]] = []
     plan: list[list[int]] = []
+    over = 0
     for start in range(0, len(keys), share):
-        plan.append([])
-        spent = 0
-        for key in keys[start : start + share]:
-            weight = sum(cost(scored[i].trajectory) for i in groups[key])
-            if not plan[-1] or spent + weight > budget:
-                plan[-1].append(len(parts))
-                parts.append([])
-                spent = 0
-            parts[-1] += groups[key]
-            spent += weight
-    return parts, plan
+        pieces = [
+            piece
+            for key in keys[start : start + share]
+            for piece in _pieces(groups[key], scored, weigh, budget)
+        ]
+        filled = _fill([(*w, sorted(rank[i] for i in rows)) for rows, w in pieces], budget)
+        over += sum(not budget.holds(w) for _, w in pieces)
+        plan.append([*range(len(parts), len(parts) + len(filled))])
+        parts += filled
+    by_group = [scored[i] for i in rank]
+    ends = list(accumulate(map(len, parts)))
+    found = [[*range(end - len(part), end)] for end, part in zip(ends, parts, strict=True)]
+    return [by_group[i] for part in parts for i in part], found, plan, over
 
 
-def sorted_by_group(scored: Sequence[Scored]) -> list[Scored]:
-    """Stable order with each group's rollouts together."""
-    groups: dict[str, list[Scored]] = {}
-    for one in scored:
-        groups.setdefault(one.trajectory.group, []).append(one)
-    return [one for many in groups.values() for one in many]
+def _pieces(
+    group: list[int], scored: Sequence[Scored], weigh: Weigh, budget: Budget
+) -> list[tuple[list[int], tuple[int, int]]]:
+    """A group in as few even parts as fit, with their weights."""
+    for count in range(1, len(group) + 1):
+        bounds = [round(i * len(group) / count) for i in range(count + 1)]
+        pieces = [group[a:b] for a, b in pairwise(bounds)]
+        weights = [weigh([scored[i].trajectory for i in rows]) for rows in pieces]
+        if all(map(budget.holds, weights)):
+            break
+    return list(zip(pieces, weights, strict=True))
+
+
+def _fill(pieces: Sequence[tuple[int, int, list[int]]], budget: Budget) -> list[list[int]]:
+    """As few micro-batches as hold the pieces (tokens, vision tokens, rollouts), balanced."""
+    ordered = sorted(pieces, key=lambda piece: (-piece[0], piece[2]))
+    alone = [rows for tokens, vision, rows in ordered if not budget.holds((tokens, vision))]
+    others = [piece for piece in ordered if budget.holds(piece[:2])]
+    least = max(
+        -(-sum(piece[0] for piece in others) // budget.tokens),
+        -(-sum(piece[1] for piece in others) // budget.vision),
+    )
+    for count in range(least, len(others) + 1):
+        bins: list[tuple[int, int, list[int]]] = [(0, 0, []) for _ in range(count)]
+        for tokens, vision, rows in others:
+            fits = [i for i, b in enumerate(bins) if budget.holds((b[0] + tokens, b[1] + vision))]
+            if not fits:
+                break
+            best = min(fits, key=lambda i: bins[i][0])
+            held = bins[best]
+            bins[best] = held[0] + tokens, held[1] + vision, held[2] + rows
+        else:
+            return sorted(sorted(rows) for rows in (*alone, *(b[2] for b in bins)) if rows)
+    raise AssertionError("every piece fits a micro-batch of its own")
+
+
+def laid_out(micros: Sequence[Batch]) -> list[Metric]:
+    """How the micro-batches of a step were laid out, where the family chooses: their number by kind, and the tokens and
+    the estimated cost of all of them, in comparison with a row per rollout."""
+    choices = [micro.payload.choice for micro in micros if hasattr(micro.payload, "choice")]
+    if not choices:
+        return []
+    kinds = Counter(choice.layout for choice in choices)
+    cost = sum(choice.cost for choice in choices) / max(1.0, sum(choice.padded for choice in choices))
+    return [
+        *(scalar("layout/micro_batches", count, layout=kind) for kind, count in kinds.items()),
+        scalar("layout/tokens", sum(choice.tokens for choice in choices)),
+        scalar("layout/cost_of_padded", cost),
+    ]
 
 
 def rewards(batch: Batch, verdicts: Sequence[Verdict]) -> Rewards:

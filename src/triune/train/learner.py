@@ -23,7 +23,7 @@ from triune.core.recipe import Recipe
 from triune.core.schedule import Progress
 from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.policy.family import Family
-from triune.train.batching import cut, join, per_trajectory, rewards, sorted_by_group, split
+from triune.train.batching import Budget, cut, join, laid_out, per_trajectory, rewards, split, weigher
 from triune.train.optim import Optimizer
 
 
@@ -53,7 +53,8 @@ class Learner:
         self.family, self.exact = family, exact
         self.follow(recipe)
         self.optimizer = Optimizer(family.modules(), recipe.train)
-        self.budget = int(getattr(recipe.policy, "token_budget", 1 << 30))
+        limits = (getattr(recipe.policy, name, 1 << 60) for name in ("token_budget", "vision_budget"))
+        self.budget = Budget(*map(int, limits))
 
     def follow(self, recipe: Recipe) -> None:
         """Takes over the recipe's algorithm, which a stage may have changed."""
@@ -69,14 +70,14 @@ class Learner:
         if recipe.algo is not self.algo:
             self.follow(recipe)
         self.optimizer.freeze(recipe.train.freeze)
-        scored = sorted_by_group(source())
-        parts, minibatches = split(scored, self.family.cost, recipe.train.minibatches_per_step, self.budget)
+        count = recipe.train.minibatches_per_step
+        scored, parts, minibatches, over = split(source(), weigher(self.family), count, self.budget)
         micros = [self.family.pack([scored[i].trajectory for i in part]) for part in parts]
         whole = join(micros)
         views = self.views(micros, whole)
         credit = self.advantage(whole, rewards(whole, [one.verdict for one in scored]), views)
         self.drop(scored, credit)
-        metrics: list[Metric] = []
+        metrics = [*laid_out(micros), scalar("layout/over_budget", over)]
         if credit.masked is not None:
             metrics += by_source(whole, whole.sampled, {"dropped/decisions": credit.masked.float()})
         for number, mine in enumerate(minibatches):

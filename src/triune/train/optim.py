@@ -93,7 +93,7 @@ class Optimizer:
             if mine:
                 self.weights.append(mine)
                 groups.append({"params": list(mine), "name": name, "lr": 0.0})
-        self.adamw = torch.optim.AdamW(groups, betas=spec.betas, weight_decay=spec.weight_decay)
+        self.adamw = torch.optim.AdamW(groups, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
         self.skipped = 0
         self.freeze(train.freeze)
 

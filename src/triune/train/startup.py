@@ -61,6 +61,9 @@ def check(loop: Loop) -> None:
     found, groups = probe(loop.family, loop.generator, chosen, demand)
     monitor.say(str(found), kind="probe", **asdict(found))
     _informative(loop, groups, progress)
+    drawn = [e.trajectory for group in groups for e in group if len(e.trajectory.decisions)]
+    if (choice := getattr(loop.family.pack(drawn).payload, "choice", None)) is not None:
+        monitor.say(f"layout: {choice}", kind="layout", **asdict(choice))
     needed = estimate(loop.family, recipe, [e for group in groups for e in group])
     monitor.say(str(needed), kind="memory", **asdict(needed))
     needed.refuse()

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from triune.core.errors import RecipeError
@@ -14,7 +16,7 @@ from triune.core.trajectory import Trajectory
 from triune.core.verdict import Component, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.testing.table import TableFamily, batch_of, recipe, scored, trajectory
-from triune.train.batching import rewards, sorted_by_group, split
+from triune.train.batching import Budget, rewards, split
 from triune.train.learner import Learner, Report
 
 FIRST = Progress(step=1, total_steps=10)
@@ -65,39 +67,86 @@ def found(report: Report, name: str, **labels: str) -> float:
 # -- how a step is cut up ------------------------------------------------------------------------------------------
 
 
-def test_groups_stay_whole_under_the_budget() -> None:
-    rows = sorted_by_group(
-        [*group("a", [0, 1]), *group("b", [0, 1]), *group("c", [0, 1]), *group("d", [0] * 8)]
-    )
-    cost = 4  # a prompt of one token and three decisions
-    learner, _ = run(rows)
-    for budget, expected in {
-        1 << 30: [[*range(14)]],
-        4 * cost: [[0, 1, 2, 3], [4, 5], [*range(6, 14)]],
-        1: [[0, 1], [2, 3], [4, 5], [*range(6, 14)]],
-    }.items():
-        learner.budget = budget
-        parts, minibatches = split(rows, learner.family.cost, 1, learner.budget)
-        assert parts == expected
-        assert minibatches == [[*range(len(parts))]]
+def weigh(many: Sequence[Trajectory]) -> tuple[int, int]:
+    """A group's prompt of 4 tokens once, and its decisions; one vision token per rollout."""
+    groups = {t.group for t in many}
+    return 4 * len(groups) + sum(len(t.decisions) for t in many), len(many)
+
+
+def names(rows: Sequence[Scored], parts: Sequence[Sequence[int]]) -> list[list[str]]:
+    return [[rows[i].trajectory.id for i in part] for part in parts]
+
+
+def test_groups_stay_whole_and_are_balanced_under_the_budget() -> None:
+    rows = [one for name, n in zip("abcd", (6, 2, 4, 4), strict=True) for one in group(name, [0] * n)]
+    ordered, parts, minibatches, over = split(rows, weigh, 1, Budget(1 << 30))
+    assert (ordered, parts, minibatches, over) == (rows, [[*range(16)]], [[0]], 0)
+    # 22, 10, 16 and 16 tokens: two of 32 each hold them, where filling in order would take three.
+    ordered, parts, minibatches, _ = split(rows, weigh, 1, Budget(32))
+    assert [weigh([ordered[i].trajectory for i in part])[0] for part in parts] == [32, 32]
+    assert [{n[0] for n in part} for part in names(ordered, parts)] == [{"a", "b"}, {"c", "d"}]
+    # The vision budget counts as well: 16 rollouts in micro-batches of 8 at most.
+    _, parts, _, _ = split(rows, weigh, 1, Budget(1 << 30, vision=8))
+    assert sorted(map(len, parts)) == [8, 8]
+
+
+def test_a_group_over_the_budget_is_split_and_a_rollout_over_it_is_counted() -> None:
+    rows = [*group("a", [0] * 8), *group("b", [0], size=40), *group("c", [0, 1])]
+    ordered, parts, minibatches, over = split(rows, weigh, 1, Budget(16))
+    assert sorted(names(ordered, parts)) == [
+        ["a0", "a1", "a2", "a3"],
+        ["a4", "a5", "a6", "a7"],
+        ["b0"],
+        ["c0", "c1"],
+    ]
+    assert over == 1
+    assert minibatches == [[0, 1, 2, 3]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=6),
+    st.integers(1, 60),
+    st.integers(1, 12),
+    st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_rollout_is_in_one_micro_batch_within_its_mini_batch(
+    sizes: list[tuple[int, int]], tokens: int, vision: int, minibatches: int
+) -> None:
+    rows = [one for i, (n, size) in enumerate(sizes) for one in group(f"g{i}.", [0] * n, size=size)]
+    budget = Budget(tokens, vision)
+    ordered, parts, plan, over = split(rows, weigh, minibatches, budget)
+    assert sorted(i for part in parts for i in part) == list(range(len(rows)))
+    assert sorted(one.trajectory.id for one in ordered) == sorted(one.trajectory.id for one in rows)
+    assert [m for mine in plan for m in mine] == list(range(len(parts)))
+    for mine in plan:  # whole groups
+        inside = {ordered[i].trajectory.group for m in mine for i in parts[m]}
+        assert all(
+            one.trajectory.group not in inside
+            for other in plan
+            if other is not mine
+            for m in other
+            for one in (ordered[i] for i in parts[m])
+        )
+    weights = [weigh([ordered[i].trajectory for i in part]) for part in parts]
+    assert over == sum(not budget.holds(w) for w in weights)
+    assert all(budget.holds(w) or len(part) == 1 for w, part in zip(weights, parts, strict=True))
 
 
 def test_mini_batches_hold_whole_groups_and_every_rollout_once() -> None:
-    rows = sorted_by_group([one for name in "abcd" for one in group(name, [0, 1])])
-    learner, _ = run(rows, token_budget=8)
-    parts, minibatches = split(rows, learner.family.cost, 2, learner.budget)
+    rows = [one for name in "abcd" for one in group(name, [0, 1])]
+    ordered, parts, minibatches, _ = split(rows, weigh, 2, Budget(10))
     assert minibatches == [[0, 1], [2, 3]]
-    assert [[i for m in mine for i in parts[m]] for mine in minibatches] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [[ordered[i].trajectory.id for m in mine for i in parts[m]] for mine in minibatches] == [
+        ["a0", "a1", "b0", "b1"],
+        ["c0", "c1", "d0", "d1"],
+    ]
 
 
 def test_rollouts_of_a_group_are_brought_together() -> None:
     a, b = group("a", [0, 1]), group("b", [0, 1])
-    assert [one.trajectory.id for one in sorted_by_group([a[0], b[0], a[1], b[1]])] == [
-        "a0",
-        "a1",
-        "b0",
-        "b1",
-    ]
+    ordered, *_ = split([a[0], b[0], a[1], b[1]], weigh, 1, Budget(1 << 30))
+    assert [one.trajectory.id for one in ordered] == ["a0", "a1", "b0", "b1"]
 
 
 @pytest.mark.parametrize("aggregate", ["token-mean", "seq-mean-token-mean"])
