@@ -139,6 +139,8 @@ def evaluate(
 
 def _report(report: Report, json: Path | None, predictions: Path | None) -> None:
     """One table per kind of suite, then what was written where."""
+    if predictions is not None:  # first of all: they cost the most
+        report.save_predictions(predictions)
     figures = report.numbers()
     kinds = {source: suite.kind for source, suite in report.suites.items()}
     for kind in dict.fromkeys(kinds.values()):
@@ -161,8 +163,6 @@ def _report(report: Report, json: Path | None, predictions: Path | None) -> None
             _say(f"left out of {source}: {count}, {reason}")
     if json is not None:
         report.save(json, figures)
-    if predictions is not None:
-        report.save_predictions(predictions)
     for file in (*report.written, *filter(None, (json, predictions))):
         _say(f"wrote {file}")
     for source, commands in report.commands.items():

@@ -36,15 +36,21 @@ class DatasetMap:
         return sum(self.by_label.values()) / (len(self.by_label) + len(self.without_truth))
 
 
+def library() -> tuple[Any, Any]:
+    """COCO and COCOeval_faster; raises RecipeError where the `coco` extra is not installed."""
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ModuleNotFoundError as error:
+        raise RecipeError("mAP over a data set needs faster-coco-eval: pip install 'triune[coco]'") from error
+    return COCO, COCOeval_faster
+
+
 def dataset_map(pictures: Sequence[Boxes]) -> DatasetMap:
     """mAP over pictures: AP at IoU .5:.05:.95 and at .5 and .75, the mean over labels with truth; by size of the object.
 
     Raises RecipeError where the `coco` extra is not installed.
     """
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ModuleNotFoundError as error:
-        raise RecipeError("mAP over a data set needs faster-coco-eval: pip install 'triune[coco]'") from error
+    COCO, COCOeval_faster = library()
     labels = sorted({label for p in pictures for label in p.truth_labels})
     regions_only = {label for p in pictures for label in p.crowd_labels}
     ids = {label: number for number, label in enumerate(labels, start=1)}

@@ -9,6 +9,7 @@ written out here because it is also needed per picture and for a thousand resamp
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -28,7 +29,7 @@ _RECALLS = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True, slots=True)
 class Boxes:
-    """Predictions and truth of one picture, in one frame, labels normalised.
+    """Predictions and truth of one picture, in one frame, labels normalised; every box has x1 <= x2 and y1 <= y2.
 
     boxes f64[n, 4] in order of emission, scores f64[n]; truth f64[m, 4] with `areas` f64[m] (COCO: of the object's mask;
     they decide small, medium, large); crowd f64[c, 4]: regions in which boxes of that label are neither right nor wrong.
@@ -164,15 +165,19 @@ class Resampler:
 
     def __init__(self, pictures: Sequence[Boxes]) -> None:
         self._labels: list[tuple[NDArray[Any], _Matched, NDArray[Any]]] = []
+        where: dict[str, list[int]] = defaultdict(list)
+        for number, picture in enumerate(pictures):
+            for label in {*picture.truth_labels, *picture.labels}:
+                where[label].append(number)
         for label in sorted({label for p in pictures for label in p.truth_labels}):
-            parts = [_match(p, label) for p in pictures]
-            owner = np.repeat(np.arange(len(parts)), [len(m.scores) for m in parts])
+            parts = [_match(pictures[number], label) for number in where[label]]
+            owner = np.repeat(where[label], [len(m.scores) for m in parts])
+            truths = np.zeros(len(pictures), int)
+            truths[where[label]] = [m.num_truth for m in parts]
             scores = np.concatenate([m.scores for m in parts])
             right = np.concatenate([m.right for m in parts], axis=1)
             ignored = np.concatenate([m.ignored for m in parts], axis=1)
-            self._labels.append(
-                (owner, _Matched(scores, right, ignored, 0), np.array([m.num_truth for m in parts]))
-            )
+            self._labels.append((owner, _Matched(scores, right, ignored, int(truths.sum())), truths))
 
     def ap(self, counts: NDArray[Any]) -> F64 | None:
         found = []

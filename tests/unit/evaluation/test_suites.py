@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from triune.core.errors import DataError
+from triune.core.errors import DataError, RecipeError
 from triune.evaluation.suites.detection import Detection
 from triune.verify.judge import Judge
 
@@ -151,6 +152,15 @@ def test_bad_pictures_may_be_left_out_and_are_counted(annotations: str) -> None:
     loaded = suite("detection", data=annotations, on_bad_row="skip").load("unit")
     assert len(loaded.samples) == 1
     assert loaded.left_out["broken_media"] == 1
+
+
+@pytest.mark.parametrize("kind", ["detection", "ovdeval"])
+def test_a_missing_library_is_missed_before_the_model_runs(
+    annotations: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(RecipeError, match=r"pip install 'triune\[coco\]'"):
+        suite(kind, data=annotations).load("unit")
 
 
 # -- OVDEval -----------------------------------------------------------------------------------------------------------

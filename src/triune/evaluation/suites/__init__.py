@@ -20,6 +20,7 @@ from triune.core.base import Frozen
 from triune.core.errors import DataError
 from triune.core.registry import Registry
 from triune.core.sample import Check, Frame, Message, Picture, Sample, Text
+from triune.data.files import atomic
 from triune.data.reading import tables
 from triune.data.rows import BadRow, Row
 from triune.evaluation.number import Number, count, share
@@ -185,3 +186,10 @@ def structured(row: Row, key: str) -> Any:
         except json.JSONDecodeError as error:
             raise row.error("wrong_type", f"field {key!r} is not JSON: {error.msg}") from error
     return value
+
+
+def save(path: Path, held: Any) -> Path:
+    """JSON, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(held, ensure_ascii=False, indent=1), encoding="utf-8")
+    return path

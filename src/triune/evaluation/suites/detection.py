@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,11 +13,11 @@ from pydantic import Field
 from triune.core.sample import Check, Frame, Sample
 from triune.data.rows import Row
 from triune.evaluation.annotations import Annotations
-from triune.evaluation.coco import DatasetMap, dataset_map
+from triune.evaluation.coco import DatasetMap, dataset_map, library
 from triune.evaluation.detection import Boxes, Resampler, Scores, image_ap, renamed
 from triune.evaluation.number import Number, count, draws, mean, resampled
 from triune.evaluation.predictions import Prediction
-from triune.evaluation.suites import COORDINATES, PLACES, SUITES, Loaded, Suite, worded
+from triune.evaluation.suites import COORDINATES, PLACES, SUITES, Loaded, Suite, save, worded
 from triune.verify.extract import normalise
 from triune.verify.geometry import as_boxes, convert
 
@@ -103,16 +102,14 @@ class CocoFile(Suite):
                 if label in ids:
                     item = {"image_id": row.meta["image_id"], "category_id": ids[label]}
                     found.append({**item, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": score})
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.out.write_text(json.dumps(found), encoding="utf-8")
-        return [self.out]
+        return [save(self.out, found)]
 
 
 @SUITES.register("detection")
 class Detection(CocoFile):
     """COCO-style detection: the mean of each picture's mAP, and the mAP of the whole set, by name.
 
-    `subset`: pictures with one true box (`single`) or with more (`multi`), as in V-Triune's Table 2. `ask`: the
+    `subset`: pictures with one true box (`single`) or with more (`multi`), as V-Triune's Table 2 is read here. `asked`: the
     categories that the picture has (pictures with none are left out, and counted), or all of the file.
     """
 
@@ -132,6 +129,7 @@ class Detection(CocoFile):
     )
 
     def load(self, frame: Frame) -> Loaded:
+        library()  # it scores the answers: to be missed now, not after hours
         file = Annotations.read(self.data)
         left_out: Counter[str] = Counter()
 

@@ -6,16 +6,14 @@ repository, file and commit. Nothing is scored here: `commands` says what to run
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from triune.core.sample import Check
-from triune.data.files import atomic
 from triune.evaluation.number import Number, count
 from triune.evaluation.predictions import Prediction
 from triune.evaluation.suites import Suite
@@ -68,10 +66,3 @@ class External(Suite):
             return after_think(text).strip()
         except Unparsed:
             return text.strip()
-
-
-def save(path: Path, held: Any) -> Path:
-    """JSON, whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(held, ensure_ascii=False, indent=1), encoding="utf-8")
-    return path

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 from triune.core.sample import Frame, Message, Sample, Text
 from triune.data.rows import Row
 from triune.evaluation.predictions import Prediction
-from triune.evaluation.suites import SUITES, Loaded
-from triune.evaluation.suites.external import ELSEWHERE, External, save
+from triune.evaluation.suites import SUITES, Loaded, save
+from triune.evaluation.suites.external import ELSEWHERE, External
 from triune.verify.extract import AnswerSource
 
 VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".gif")

@@ -20,8 +20,8 @@ from pydantic import Field
 from triune.core.sample import Frame, Sample
 from triune.data.rows import Row
 from triune.evaluation.predictions import Prediction
-from triune.evaluation.suites import PLACES, SUITES, Loaded, worded
-from triune.evaluation.suites.external import ELSEWHERE, External, save
+from triune.evaluation.suites import PLACES, SUITES, Loaded, save, worded
+from triune.evaluation.suites.external import ELSEWHERE, External
 from triune.verify.choice import ChoiceParams, read_option
 from triune.verify.verifier import Unparsed
 

@@ -15,8 +15,8 @@ from pydantic import Field
 from triune.core.sample import Frame, Sample
 from triune.data.rows import Row
 from triune.evaluation.predictions import Prediction
-from triune.evaluation.suites import PLACES, SUITES, Loaded, worded
-from triune.evaluation.suites.external import ELSEWHERE, External, save
+from triune.evaluation.suites import PLACES, SUITES, Loaded, save, worded
+from triune.evaluation.suites.external import ELSEWHERE, External
 
 
 @SUITES.register("ocrbench_v2")

@@ -10,6 +10,7 @@ from pydantic import Field
 from triune.core.sample import Frame, Sample
 from triune.data.rows import Row
 from triune.evaluation.annotations import Annotations
+from triune.evaluation.coco import library
 from triune.evaluation.detection import Boxes, suppress_by_truth
 from triune.evaluation.number import Number, count
 from triune.evaluation.predictions import Prediction
@@ -38,6 +39,7 @@ class OVDEval(CocoFile):
     )
 
     def load(self, frame: Frame) -> Loaded:
+        library()  # it scores the answers: to be missed now, not after hours
         file = Annotations.read(self.data)
 
         def make(row: Row) -> Iterator[Sample]:
