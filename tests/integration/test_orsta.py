@@ -4,6 +4,7 @@ written, but for paths and sizes."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -212,6 +213,18 @@ def test_the_arithmetic_is_the_papers() -> None:
         assert backward == (128 if "off-policy" in name else 1024)
         rate = 5e-7 if "off-policy" in name else float(name.split("-lr-")[1]) if "-lr-" in name else 1e-6
         assert train.optimizer.lr == rate
+
+
+def test_the_documented_keys_are_the_ablations() -> None:
+    """docs/orsta.md gives each ablation as a recipe and as keys."""
+    page = (Path(__file__).parents[2] / "docs" / "orsta.md").read_text()
+    rows = [re.findall(r"`([^`]+)`", line) for line in page.splitlines() if re.match(r"\|.*\| `orsta/", line)]
+    shipped = list_recipes()
+    for name, *keys in rows:
+        wanted = Recipe.load(shipped[name])
+        assert Recipe.load(shipped["orsta/7b"], (*keys, f"name={wanted.name}")) == wanted
+    ablations = {name for name in ORSTA if "/ablations/" in name}
+    assert ablations | {"orsta/7b-off-policy"} == {name for name, *_ in rows}
 
 
 @pytest.mark.parametrize("exact", [True, False])
