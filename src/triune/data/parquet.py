@@ -62,12 +62,21 @@ def read(path: Path, model: type[M]) -> list[M]:
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
     """The raw rows of any Parquet file, one dict a row. Raises DataError when it cannot be read."""
+    number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}") from error
+        # Buffered and few at a time: pictures are large, and a row group may be as large as the file.
+        options = {"buffer_size": 1 << 20, "pre_buffer": False, "page_checksum_verification": True}
+        with pq.ParquetFile(path, **options) as file:
+            for batch in file.iter_batches(batch_size=16, use_threads=False):
+                for row in batch.to_pylist():
+                    yield row
+                    number += 1
+    except (OSError, ValueError, pa.ArrowException) as error:
+        place = f"{path}, row {number} or later:" if number else str(path)
+        raise DataError(
+            f"{place} cannot be read as Parquet: {str(error).strip() or type(error).__name__}; the file is damaged or cut "
+            "short: copy or download it again"
+        ) from error
 
 
 def check_type(path: Path, model: type[Frozen]) -> None:
