@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from triune.core.recipe import DataSpec
 from triune.core.sample import Sample
 from triune.data import reading
 from triune.data.adapters import ADAPTERS
+from triune.data.columns import NamedColumns
 from triune.data.reading import share
 from triune.data.rows import Row
 from triune.data.source import TableSource, open_sources
@@ -159,3 +161,26 @@ def test_a_full_cache_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     row = Row({"images": [encoded(noise(0))]}, tmp_path / "x.parquet", 0, tmp_path, cached=True)
     with pytest.raises(Exception, match=r"could not be written.*free some space"):
         row.images("images")
+
+
+def test_one_module_imports_the_library() -> None:
+    root = Path(reading.__file__).parents[1]
+    users = [
+        file.name
+        for file in root.rglob("*.py")
+        if "import datasets\n" in file.read_text() or "from datasets" in file.read_text()
+    ]
+    assert users == ["huggingface.py"]
+
+
+def test_the_options_of_tables_are_documented_with_their_defaults() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    for name, info in NamedColumns.model_fields.items():
+        if name in ("kind", "folder", "allow_outside"):
+            continue
+        ((default, meaning),) = re.findall(rf"(?m)^\| `{name}` \| (.*?) \| (.*?) \|$", text)
+        assert meaning
+        if info.default and name not in ("answers",):
+            assert default.startswith(
+                "`" + (f"[{', '.join(info.default)}]" if isinstance(info.default, tuple) else info.default)
+            )
