@@ -8,14 +8,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from triune.core.errors import StorageError
 from triune.core.provenance import provenance
 from triune.core.recipe import Recipe
+from triune.evaluation.number import mean
 from triune.monitor.rollouts import Rollout
-from triune.monitor.stats import bootstrap
 from triune.monitor.store import Store
 from triune.train.checkpoint import position_of
 
@@ -56,19 +55,17 @@ def measured(path: Path, step: int) -> dict[str, Any]:
 
 
 def _scores(rollouts: list[Rollout]) -> dict[str, dict[str, Any]]:
-    """Per source: mean accuracy (the main check's value; what nobody could judge counts as wrong), its 95 % bootstrap
+    """Per source: mean accuracy (the main check's value; what nobody could judge counts as wrong), its 95 %
     interval over samples, and how many."""
     values: dict[str, list[float]] = defaultdict(list)
     for rollout in rollouts:
         values[rollout.source].append(rollout.accuracy or 0.0)
+    numbers = {source: mean(seen) for source, seen in sorted(values.items())}
     return {
-        source: {
-            "accuracy": float(np.mean(seen)),
-            "ci95": list(bootstrap([np.asarray(seen)]) or ()),
-            "n": len(seen),
-        }
-        for source, seen in sorted(values.items())
-    }
+        source: {"accuracy": number.value, "n": number.n, "ci95": [number.low, number.high] if number.interval else None,
+                 "interval": number.interval}
+        for source, number in numbers.items()
+    }  # fmt: skip
 
 
 def describe(path: Path, recipe: Recipe, scores: dict[str, Any], *, adapter: bool) -> dict[str, Any]:
@@ -167,7 +164,7 @@ def _results(facts: dict[str, Any]) -> str:
         rows.append(f"| {source} | {one['n']} | {one['accuracy']:.3f} | {between} | {first} |")
     return (
         f"Greedy answers to held-out samples at step {found['step']}; accuracy is the value of each sample's main check, "
-        "intervals are bootstraps over samples.\n\n" + "\n".join(rows)
+        "intervals are over samples (Wilson's for shares, bootstraps for means).\n\n" + "\n".join(rows)
     )
 
 

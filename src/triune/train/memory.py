@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from triune.core.errors import RecipeError
 from triune.core.recipe import Recipe
@@ -65,7 +65,10 @@ class Memory:
 
 def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Memory:
     """`episodes` are rollouts of the probe, whose media the family knows."""
-    parameters = [p for module in family.modules().values() for p in module.parameters()]
+    modules = family.modules().values()
+    if isinstance(model := getattr(family, "model", None), nn.Module):
+        modules = [model]  # the base beside adapters trains nothing, but is held
+    parameters = [p for module in modules for p in module.parameters()]
     trained = sum(p.nbytes for p in parameters if p.requires_grad)
     trajectories = [e.trajectory for e in episodes if len(e.trajectory.decisions)]
     batch = family.pack(trajectories)
