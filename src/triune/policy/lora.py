@@ -50,8 +50,9 @@ class Lora:
             torch.manual_seed(0)
             self.peft: Any = get_peft_model(model, config)
         self.peft.peft_config["default"].base_model_name_or_path = path
+        named = {id(p): tuple(name.split(".")) for name, p in model.named_parameters()}
         self.modules: Mapping[str, nn.Module] = {
-            name: nn.ParameterList(p for p in part.parameters() if p.requires_grad)
+            name: _tree({named[id(p)]: p for p in part.parameters() if p.requires_grad})
             for name, part in vlm.parts(model)[0].items()
         }
         self.pictured = any(len(list(self.modules[name].parameters())) for name in ("vision", "connector"))
@@ -126,6 +127,20 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
+
+
+def _tree(named: Mapping[tuple[str, ...], nn.Parameter]) -> nn.Module:
+    """The parameters at their paths: modules as the model nests them, so that its layers can be told apart."""
+    inner: dict[str, dict[tuple[str, ...], nn.Parameter]] = {}
+    for (head, *rest), parameter in named.items():
+        inner.setdefault(head, {})[tuple(rest)] = parameter
+    tree = nn.ModuleList() if inner and all(map(str.isdigit, inner)) else nn.Module()
+    for head, below in inner.items():
+        if () in below:
+            tree.register_parameter(head, below[()])
+        else:
+            tree.add_module(head, _tree(below))
+    return tree
 
 
 def _shape(tensors: Mapping[str, torch.Tensor], name: str) -> tuple[int, ...] | None:

@@ -65,9 +65,8 @@ class Memory:
 
 def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Memory:
     """`episodes` are rollouts of the probe, whose media the family knows."""
-    modules = family.modules().values()
-    if isinstance(model := getattr(family, "model", None), nn.Module):
-        modules = [model]  # the base beside adapters trains nothing, but is held
+    model = getattr(family, "model", None)  # the base beside adapters trains nothing, but is held
+    modules = [model] if isinstance(model, nn.Module) else list(family.modules().values())
     parameters = [p for module in modules for p in module.parameters()]
     trained = sum(p.nbytes for p in parameters if p.requires_grad)
     trajectories = [e.trajectory for e in episodes if len(e.trajectory.decisions)]

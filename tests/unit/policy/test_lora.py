@@ -16,11 +16,13 @@ from triune.core.trajectory import Trajectory
 from triune.policy.language import LanguageFamily
 from triune.policy.options import LanguageOptions
 from triune.testing.models import TINY, demand, ragged, talker, tiny, trajectories, write
+from triune.testing.table import recipe
+from triune.train.memory import estimate
 from triune.train.optim import Optimizer
 from triune.train.probe import probe
 
 EVERYWHERE = {"rank": 4, "modules": ["vision", "connector", "language"]}
-kinds = pytest.mark.parametrize("kind", sorted(TINY))
+kinds = pytest.mark.parametrize("kind", ["llava", "nano", "qwen"])
 
 
 def parameters(family: LanguageFamily) -> list[torch.nn.Parameter]:
@@ -55,7 +57,7 @@ def scores(family: LanguageFamily, rollouts: list[Trajectory], view: str = "curr
         return family.evaluate(family.pack(rollouts), view=view).logp
 
 
-@kinds
+@pytest.mark.parametrize("kind", sorted(TINY))
 def test_the_reference_is_the_base_bit_for_bit(kind: str) -> None:
     base, family = ready(tiny(kind)), tiny(kind, lora=EVERYWHERE)
     rollouts = rolled(family)
@@ -111,13 +113,25 @@ def test_modules_have_their_own_rates_and_norms_and_can_be_frozen() -> None:
     optimizer = Optimizer(family.modules(), train)
     rollouts = rolled(family)
     family.evaluate(family.pack(rollouts)).logp.sum().backward()
-    norms, rates = optimizer.step(train.optimizer, 1, 10)
+    norms, by_layer, rates = optimizer.step(train.optimizer, 1, 10)
     assert set(norms) == {"vision", "language", "all"}
+    assert {"language.0", "language.1", "vision.0", "vision.1"} <= set(by_layer)
     assert rates["vision"] == pytest.approx(rates["language"] / 10)
     # Looking at the reference thaws nothing: PEFT switches every adapter on when it comes back.
     scores(family, rollouts, "reference")
     assert not any(p.requires_grad for p in family.modules()["connector"].parameters())
     assert all(p.requires_grad for p in family.modules()["vision"].parameters())
+
+
+def test_the_memory_estimate_counts_the_base_and_trains_the_adapters() -> None:
+    family = tiny("nano", lora={"rank": 2})
+    samples = ragged()
+    episodes = [e for row in talker(ready(family)).generate(samples, demand(2)) for e in row]
+    found = estimate(family, recipe(), episodes)
+    held = sum(p.nbytes for p in parameters(family))
+    assert found.gradients == held
+    assert found.optimizer == 2 * held
+    assert found.weights == sum(p.nbytes for p in family.model.parameters()) > 10 * held
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
