@@ -71,9 +71,12 @@ def _resumed(recipe: str, overrides: Sequence[str], resume: Path, run_dir: Path 
     if "=" in recipe:  # `triune train a.b=c --resume RUN`
         recipe, overrides = "", (recipe, *overrides)
     chosen = Recipe.load(saved, overrides)
-    if recipe and Recipe.load(find_recipe(recipe), overrides) != chosen:
+    if recipe and (named := Recipe.load(find_recipe(recipe), overrides)) != chosen:
+        from triune.train.position import worded
+
         raise RecipeError(
-            f"{recipe} is no longer the recipe that {resume} was started with; leave it out to continue by {saved}"
+            f"{recipe} is no longer the recipe that {resume} was started with; leave it out to continue by {saved}:\n  "
+            + "\n  ".join(worded(chosen, named))
         )
     return chosen
 

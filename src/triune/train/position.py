@@ -133,6 +133,11 @@ def differences(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
     return {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
 
 
+def worded(before: Recipe, now: Recipe) -> list[str]:
+    """The keys that differ, a line each."""
+    return list(_lines(differences(before, now)))
+
+
 def _flat(value: Any, key: tuple[str | int, ...] = ()) -> Iterator[tuple[str, Any]]:
     items = (
         value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None

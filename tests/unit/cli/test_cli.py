@@ -78,7 +78,9 @@ def test_train_resumes_by_the_runs_own_recipe(recipe: Path, loop: Any, tmp_path:
     assert run("train", "train.total_steps=30", "--resume", tmp_path / "run") == 0
     assert loop.recipe.train.total_steps == 30
     assert run("train", recipe, "--resume", tmp_path / "run") == 2
-    assert "no longer the recipe" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no longer the recipe" in said
+    assert "seed: was 9, now" in said
     assert run("train", "--resume", tmp_path) == 2
     assert "is not a run" in capsys.readouterr().err
 
