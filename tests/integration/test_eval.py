@@ -12,7 +12,7 @@ from triune.cli import main
 from triune.core.recipe import Recipe
 from triune.data.mixture import heldout
 from triune.evaluation.predictions import load, write
-from triune.evaluation.run import Evaluation, evaluate_heldout, evaluate_suites
+from triune.evaluation.run import Evaluation, Model, evaluate_heldout, evaluate_suites
 from triune.evaluation.suites import SUITES
 from triune.loop import train
 from triune.monitor.store import Store
@@ -84,6 +84,11 @@ def test_a_checkpoints_score_is_the_runs_score(recipe_file: Path, tmp_path: Path
         (row.id, row.response, row.value) for row in offline.rows
     ]
     assert set(again.numbers()) == set(offline.numbers())
+    # An exported folder brings its recipe: no option need be repeated.
+    (checkpoint / "model" / "recipe.yaml").write_text((checkpoint / "recipe.yaml").read_text())
+    exported = Model.find(str(checkpoint / "model"))
+    assert (exported.policy.attention, exported.rollout.max_tokens) == ("eager", 8)  # type: ignore[attr-defined]
+    assert exported.policy.path == str(checkpoint / "model")  # type: ignore[attr-defined]
     with Store(tmp_path / "run", readonly=True) as store:
         logged = {
             source: points[0].mean for (source,), points in store.series("accuracy", phase="eval").items()

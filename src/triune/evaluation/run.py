@@ -21,6 +21,7 @@ from triune.core.base import Frozen
 from triune.core.errors import RecipeError
 from triune.core.loading import command_line, explain, merge, read
 from triune.core.plugin import PlugIn
+from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import PolicyOptions, Recipe, RolloutOptions
 from triune.core.sample import Sample
 from triune.data.files import atomic
@@ -104,19 +105,17 @@ class Model(Frozen):
 
     @classmethod
     def find(cls, path: str, evaluation: Evaluation | None = None) -> Model:
-        """Of a checkpoint by its recipe, of a run's newest one, or of a model folder (or `nano`)."""
+        """Of a checkpoint or an exported folder by its recipe, of a run's newest checkpoint, or of a model folder."""
         folder = newest(Path(path))
-        recipe = folder / "recipe.yaml"
+        recipe = folder / RECIPE_FILE
         values: dict[str, Any] = {
             "policy": {"kind": "language", "path": path},
             "rollout": {"kind": "native", "max_tokens": MAX_TOKENS},
         }
         if recipe.is_file():
             dumped = Recipe.load(recipe).dump()
-            values = {
-                "policy": {**dumped["policy"], "path": str(folder / "model")},
-                "rollout": dumped["rollout"],
-            }
+            weights = folder / "model" if (folder / "model").is_dir() else folder
+            values = {"policy": {**dumped["policy"], "path": str(weights)}, "rollout": dumped["rollout"]}
         if evaluation is not None:
             values = merge(values, {"policy": evaluation.policy, "rollout": evaluation.rollout})
         try:
@@ -127,8 +126,11 @@ class Model(Frozen):
 
 def newest(path: Path) -> Path:
     """The newest checkpoint of a run; any other path as it is."""
-    found = sorted((path / "checkpoints").glob("step-*"))
-    return found[-1] if found else path
+    if not (path / "checkpoints").is_dir():
+        return path
+    from triune.train.checkpoint import latest
+
+    return latest(path)
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,11 @@ def evaluate_heldout(
     checkpoint: Path, *, blind: bool = False, seed: int | None = None, samples: int | None = None
 ) -> Report:
     """A checkpoint of a run on the recipe's held-out samples."""
+    if not (checkpoint / RECIPE_FILE).is_file() or not (checkpoint / "model").is_dir():
+        raise RecipeError(
+            f"{checkpoint} is no checkpoint, so it has no held-out samples; say what to ask: --task with --data, or a "
+            "file of suites"
+        )
     from triune.evaluate import answer_heldout
 
     rows = []

@@ -174,6 +174,7 @@ def test_eval_notices_a_verdict_that_is_no_longer_the_same(predictions: Path, ca
     ("arguments", "message"),
     [
         ([], "name a model"),
+        (["nano"], "nano is no checkpoint"),
         (["nano", "--data", "x.json"], "Give --task"),
         (["nano", "policy.dtype=bfloat16"], "Give --task"),
         (["nano", "suites.yaml", "--task", "ocr"], "one file of suites, or --task"),
