@@ -57,7 +57,7 @@ class LanguageFamily:
         self.embed: nn.Module = model.get_input_embeddings()
         self.head: nn.Linear = model.get_output_embeddings()
         self.image_id = vlm.image_id(model.config)
-        self.frame = options.frame
+        self.frame = vlm.frame(model.config.model_type, options.frame)
         self.width = int(model.config.get_text_config().hidden_size)
         self.window = vlm.window(model, options.window)
         self.attends = vlm.attends(model, self.window)
@@ -77,6 +77,15 @@ class LanguageFamily:
         self._confirmed = False
         plain = options.attention == "sdpa" and self.attends == vlm.Attends()
         self._tree = plain and attention.install(self.decoder, self._tree_agrees)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a run should say of its policy before it starts."""
+        chosen = "policy.frame" if self.options.frame != "auto" else f"of {self.model.config.model_type}"
+        said = [f"boxes are read in the frame {self.frame} ({chosen})"]
+        if not self.packs:
+            said.append(f"every rollout is trained in a row of its own, padded: {self.attends.why}")
+        return said
 
     @classmethod
     def from_pretrained(cls, options: LanguageOptions) -> LanguageFamily:
@@ -318,7 +327,8 @@ class LanguageFamily:
                 picked[mine], self.head, ids[mine], rule, entropy="entropy" in want
             )
             logp, entropy = logp.index_copy(0, mine, scored), entropy.index_copy(0, mine, spread)
-        return Evaluated(logp=logp, entropy=entropy)
+        home = batch.logp_behavior.device
+        return Evaluated(logp=logp.to(home), entropy=entropy.to(home))
 
     @contextmanager
     def _reference(self) -> Iterator[None]:

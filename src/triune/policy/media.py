@@ -20,6 +20,7 @@ from transformers.image_processing_utils import select_best_resolution
 from triune.core.errors import DataError, MediaMismatch
 from triune.core.sample import Media, Sample
 from triune.core.verdict import Seen
+from triune.policy import vlm
 
 Trains = Literal["tower", "connector", "nothing"]
 """What of the way from pixels to visual features changes between evaluations."""
@@ -66,6 +67,7 @@ class Pictures:
         self._splits = bool(connectors)
         self._company = "batch_num_images" in processor.image_processor.model_input_names
         self._several: set[str] = set()
+        self._patch = vlm.patch_size(model.config)
 
     def begin_step(self, samples: Sequence[Sample], trains: Trains) -> None:
         """Forgets every picture but these samples', and whatever this step's training will change."""
@@ -137,13 +139,22 @@ class Pictures:
         ids = made["input_ids"][0].numpy().astype(np.int32)
         ids = ids[: len(ids) // copies]
         before, core, after = self._edges(ids)
+        size = self._size(made, ids, media.size)
+        shown = size if "image_grid_thw" in made else made["pixel_values"].shape[-2:]
+        if not (ids == self.image_id).any() or min(shown) < self._patch:
+            raise DataError(
+                f"sample {owner!r}: the processor resizes a picture of {media.size[0]} x {media.size[1]} to "
+                f"{size[0]} x {size[1]}, below the patch size {self._patch}: nothing of it would be seen. Raise "
+                "policy.min_pixels, enlarge the picture or "
+                "drop the row"
+            )
         tensors = {k: v for k, v in made.items() if isinstance(v, Tensor) and k not in _TEXTUAL}
         prepared = self._prepared[key] = Prepared(
             tensors={k: v if k == "batch_num_images" else v[: len(v) // copies] for k, v in tensors.items()},
             ids=core,
             tokens=int((ids == self.image_id).sum()),
             around=(before, after),
-            seen=Seen(sha256=media.sha256, original=media.size, processed=self._size(made, ids, media.size)),
+            seen=Seen(sha256=media.sha256, original=media.size, processed=size),
         )
         return prepared
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from triune.core.base import Frozen
 from triune.core.registry import Registry
@@ -56,13 +56,29 @@ class LanguageOptions(Frozen):
     path: str = Field(
         "nano", description="nano, or a directory or hub id in Hugging Face layout (safetensors only)"
     )
-    frame: Frame = Field("pixels_processed", description="coordinate frame in which this model writes boxes")
+    frame: Frame | Literal["auto"] = Field(
+        "auto",
+        description="coordinate frame in which this model writes boxes; auto: what its kind was taught",
+    )
+    min_pixels: int | None = Field(
+        None, ge=1, description="pictures are enlarged to so many pixels (Qwen's processors)"
+    )
+    max_pixels: int | None = Field(
+        None,
+        ge=1,
+        description="and shrunk to so many: bounds the visual tokens of a picture (Qwen's processors)",
+    )
     window: int = Field(0, ge=0, description="longest prompt + response in tokens; 0: the model's own limit")
     layout: Literal["auto", "shared", "padded"] = Field(
         "auto",
         description="training rows: the prompt once per group, one row per rollout, or what costs less",
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="arithmetic of the model")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="where the model is: cpu, cuda, cuda:N; auto: a GPU if there is one",
+    )
     attention: Literal["eager", "sdpa"] = Field("sdpa", description="attention kernel of transformers")
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
     lora: LoraOptions | None = Field(
@@ -70,6 +86,12 @@ class LanguageOptions(Frozen):
     )
     token_budget: int = Field(16_384, ge=1, description="tokens of one micro-batch")
     vision_budget: int = Field(8_192, ge=1, description="of these, at most so many of pictures")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LanguageOptions:
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} is more than max_pixels {self.max_pixels}")
+        return self
 
     def build(self) -> Any:
         """Loads the model: triune.policy.language.LanguageFamily."""

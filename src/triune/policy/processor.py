@@ -141,3 +141,49 @@ def _declared(path: str, code: Mapping[str, Any]) -> type[Any] | None:
     except UNLOADABLE:
         return None
     return found
+
+
+def limit_pixels(processor: Any, least: int | None, most: int | None) -> None:
+    """Sets the limits that pictures are resized to. Raises RecipeError where the processor has none."""
+    if least is None and most is None:
+        return
+    reader = processor.image_processor
+    if not _by_area(reader):
+        raise RecipeError(
+            f"policy.min_pixels and policy.max_pixels: {type(reader).__name__} does not resize to a number of pixels (its size "
+            f"is {dict(reader.size)}); leave them out, and change preprocessor_config.json if pictures shall have another size"
+        )
+    size = dict(reader.size)
+    size |= {"shortest_edge": least} if least is not None else {}
+    size |= {"longest_edge": most} if most is not None else {}
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise RecipeError(
+            f"policy.min_pixels {size['shortest_edge']} is more than policy.max_pixels {size['longest_edge']}; what a recipe "
+            "leaves out is the checkpoint's own"
+        )
+    reader.size = type(reader.size)(**{k: v for k, v in size.items() if v is not None})
+
+
+def check_sizes(processor: Any, patch: int) -> None:
+    """Raises RecipeError for a processor whose pictures are smaller than the tower's patches of `patch` pixels."""
+    reader = processor.image_processor
+    if _by_area(reader):
+        side, size = int(reader.patch_size) * int(getattr(reader, "merge_size", 1)), dict(reader.size)
+        if size["longest_edge"] < side * side:
+            raise RecipeError(
+                f"pictures are resized to at most {size['longest_edge']} pixels, less than one visual token of {side} x {side}: "
+                f"raise policy.max_pixels (or size.longest_edge in preprocessor_config.json) to {side * side} or more"
+            )
+        return
+    for name in ("size", "crop_size", "max_image_size"):
+        sides = [v for v in dict(getattr(reader, name, None) or {}).values() if v]
+        if sides and min(sides) < patch:
+            raise RecipeError(
+                f"the processor resizes pictures to {min(sides)} pixels ({name} in its preprocessor_config.json), below "
+                f"the patch size {patch} of the vision tower: nothing is left to see. Use this model's own processor"
+            )
+
+
+def _by_area(reader: Any) -> bool:
+    """Whether an image processor's size is a number of pixels: then `shortest_edge` and `longest_edge` are no edges."""
+    return {"min_pixels", "max_pixels"} <= set(getattr(reader.valid_kwargs, "__annotations__", ()))

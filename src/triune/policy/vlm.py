@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -16,8 +16,9 @@ from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 
 from triune.core.errors import RecipeError
+from triune.core.sample import Frame
 from triune.policy.options import LanguageOptions, LoraOptions
-from triune.policy.processor import PARTS, UNLOADABLE, load_processor
+from triune.policy.processor import PARTS, UNLOADABLE, check_sizes, limit_pixels, load_processor
 
 if TYPE_CHECKING:
     from triune.policy.lora import Lora
@@ -44,6 +45,7 @@ def load(options: LanguageOptions) -> tuple[Any, Any]:
     try:
         with quiet():
             processor = load_processor(path, options.trust_remote_code)
+            limit_pixels(processor, options.min_pixels, options.max_pixels)
             model = AutoModelForImageTextToText.from_pretrained(
                 path,
                 use_safetensors=True,  # pickled weights can run code when they are opened
@@ -63,7 +65,47 @@ def load(options: LanguageOptions) -> tuple[Any, Any]:
             f"policy.path {path!r}: its tokenizer has {known} tokens, its model {rows} with the picture token at "
             f"{image_id(model.config)}: the tokenizer's files are missing or another model's. {PARTS}"
         )
-    return model, processor
+    check_sizes(processor, patch_size(model.config))
+    return model.to(device(options)), processor
+
+
+def device(options: LanguageOptions) -> torch.device:
+    """Where the model goes. Raises RecipeError for a GPU that is not there."""
+    if options.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    wanted = torch.device(options.device)
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise RecipeError(
+            f"policy.device {options.device}: torch sees {torch.cuda.device_count()} GPUs; use auto or cpu, or install torch "
+            "for CUDA"
+        )
+    return wanted
+
+
+_FRAMES: Mapping[str, Frame] = {
+    "qwen2_vl": "per_mille",
+    "qwen2_5_vl": "pixels_processed",
+    "qwen3_vl": "per_mille",
+    "qwen3_vl_moe": "per_mille",
+    "internvl": "per_mille",
+    "idefics3": "pixels_processed",
+    "smolvlm": "pixels_processed",
+}
+"""Frames that models were taught to write boxes in: Qwen2-VL (arXiv:2409.12191) and Qwen3-VL (model card) 0..1000,
+Qwen2.5-VL pixels of the resized picture (arXiv:2502.13923), InternVL 0..1000 (model card). Of Idefics3's layout no
+frame is documented; nano has it, and is taught pixels of the processed picture."""
+
+
+def frame(model_type: str, asked: Frame | Literal["auto"]) -> Frame:
+    """The frame that a policy's boxes are in. Where none is documented, pixels of the stored picture: what a prompt can name
+    without knowing the processor."""
+    return _FRAMES.get(model_type, "pixels_original") if asked == "auto" else asked
+
+
+def patch_size(config: Any) -> int:
+    """Pixels along a side of the tower's patches; 1 if it declares none."""
+    declared = getattr(getattr(config, "vision_config", None), "patch_size", 1)
+    return int(max(declared) if isinstance(declared, list | tuple) else declared)
 
 
 def unfold(options: LanguageOptions) -> tuple[LanguageOptions, Path | None]:

@@ -37,6 +37,8 @@ def check(loop: Loop) -> None:
     recipe, mixture, monitor = loop.recipe, loop.mixture, loop.monitor
     for label, value in recipe.arithmetic(mixture.samples_per_epoch):
         monitor.say(f"{label}: {value}", kind="arithmetic")
+    for remark in getattr(loop.family, "remarks", ()):
+        monitor.say(remark, kind="policy")
     for source, reasons in mixture.skipped.items():
         monitor.say(f"{source}: skipped rows {dict(reasons)}", kind="skipped", source=source, **reasons)
     for file in unread(recipe.data):
