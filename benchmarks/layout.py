@@ -1,15 +1,20 @@
-"""Shared-prefix rows against padded rows: time and peak memory of one forward and backward pass, in pairs.
+"""The layout that is chosen against a row per rollout: time of one forward and backward pass, in alternating pairs.
 
-    python benchmarks/layout.py
+    python benchmarks/layout.py --json layout.json
 
-nano's architecture with random weights; prompts are lengthened with text to the sizes given. Prints the median ratio
-of several pairs; the two layouts' log-probs are compared first.
+nano's architecture with random weights and random text. Prints the median ratio of the pairs at every point; the two
+layouts' log-probs are compared first.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +22,7 @@ import tyro
 
 from triune.core.trajectory import Decisions, Payload, Trajectory
 from triune.policy.language import LanguageFamily
+from triune.policy.layout import Choice
 from triune.policy.nano.architecture import build_model, build_processor
 from triune.policy.options import LanguageOptions
 
@@ -53,43 +59,83 @@ def rollouts(
     return made
 
 
-def once(family: LanguageFamily, made: list[Trajectory], layout: str) -> tuple[float, torch.Tensor]:
+def once(family: LanguageFamily, made: list[Trajectory], layout: str) -> tuple[float, torch.Tensor, Choice]:
+    """Seconds of one forward and backward pass, the log-probs, and how the rollouts were laid out."""
     family.options = family.options.model_copy(update={"layout": layout})
     started = time.perf_counter()
-    logp = family.evaluate(family.pack(made)).logp
+    batch = family.pack(made)
+    logp = family.evaluate(batch).logp
     logp.mean().backward()
     seconds = time.perf_counter() - started
     family.model.zero_grad(set_to_none=True)
-    return seconds, logp.detach()
+    return seconds, logp.detach(), batch.payload.choice
 
 
-def main(pairs: int = 5, prompts: int = 8, group: int = 8, response: int = 16) -> None:
-    """Prints one row per prompt length.
+@dataclass
+class Arguments:
+    """What to measure."""
 
-    Args:
-        pairs: measurements of each layout, alternating.
-        prompts: groups in the batch.
-        group: rollouts per prompt.
-        response: tokens per rollout.
-    """
+    pairs: int = 5
+    """measurements of each layout per point, alternating"""
+    prompts: tuple[int, ...] = (24, 128, 512, 1024)
+    """prompt lengths in tokens"""
+    responses: tuple[int, ...] = (8, 64, 256, 1024)
+    """response lengths in tokens"""
+    groups: tuple[int, ...] = (1, 4, 8, 16)
+    """rollouts per prompt"""
+    tokens: int = 2048
+    """tokens of padded rows per point, at least, filled with as many prompts as that takes"""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """sdpa: no mask; eager: rows under a mask"""
+    json: Path | None = None
+    """file for the figures"""
+
+
+def main(arguments: Arguments) -> None:
     processor = build_processor()
     model = build_model(processor.tokenizer)
-    model.set_attn_implementation("eager")
-    family = LanguageFamily(model, processor, LanguageOptions())
+    model.set_attn_implementation(arguments.attention)
+    family = LanguageFamily(model, processor, LanguageOptions(attention=arguments.attention))
+    print(f"attention {arguments.attention}, {torch.get_num_threads()} threads, {arguments.pairs} pairs")
     print(
-        f"{prompts} prompts x {group} rollouts, responses of {response} tokens, {torch.get_num_threads()} threads"
+        "| prompt | response | G | prompts | layout | estimated | padded s | auto s | padded / auto | log-prob gap |"
     )
-    print(
-        "| prompt tokens | padded s | shared s | padded / shared | largest log-prob gap |\n|---|---|---|---|---|"
-    )
-    for prompt in (24, 64, 128, 256):
-        made = rollouts(family, prompts, group, prompt, response)
-        gap = float((once(family, made, "padded")[1] - once(family, made, "shared")[1]).abs().max())
-        times = [(once(family, made, "padded")[0], once(family, made, "shared")[0]) for _ in range(pairs)]
-        padded, shared = (statistics.median(column) for column in zip(*times, strict=True))
-        ratio = statistics.median(a / b for a, b in times)
-        print(f"| {prompt} | {padded:.2f} | {shared:.2f} | {ratio:.1f} | {gap:.1e} |", flush=True)
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    found = []
+    for prompt, response, group in product(arguments.prompts, arguments.responses, arguments.groups):
+        count = max(1, arguments.tokens // (group * (prompt + response)))
+        made = rollouts(family, count, group, prompt, response)
+        gap = float((once(family, made, "padded")[1] - once(family, made, "auto")[1]).abs().max())
+        pairs = [(once(family, made, "padded"), once(family, made, "auto")) for _ in range(arguments.pairs)]
+        padded, auto = (statistics.median(run[0] for run in side) for side in zip(*pairs, strict=True))
+        ratio = statistics.median(a[0] / b[0] for a, b in pairs)
+        choice = pairs[0][1][2]
+        estimated = choice.padded / choice.cost
+        print(
+            f"| {prompt} | {response} | {group} | {count} | {choice.layout} | {estimated:.2f} | {padded:.3f} | "
+            f"{auto:.3f} | {ratio:.2f} | {gap:.1e} |",
+            flush=True,
+        )
+        found.append(
+            {
+                "prompt_tokens": prompt,
+                "response_tokens": response,
+                "group_size": group,
+                "prompts": count,
+                "layout": choice.layout,
+                "estimated_ratio": estimated,
+                "speed_ratio_vs_padded": ratio,
+                "largest_logp_gap": gap,
+                "pairs": arguments.pairs,
+            }
+        )
+    worst = min(found, key=lambda point: point["speed_ratio_vs_padded"])
+    print(f"least padded / auto: {worst['speed_ratio_vs_padded']:.2f}")
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps({"attention": arguments.attention, "points": found}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    main(tyro.cli(Arguments))
