@@ -146,6 +146,11 @@ def memory(key: str) -> float:
     raise RuntimeError(f"/proc/self/status has no {key}: this benchmark needs Linux")
 
 
+def clocks() -> tuple[float, float]:
+    """Seconds that passed, and that this process's threads computed."""
+    return time.perf_counter(), time.process_time()
+
+
 def run_triune(folder: Path, point: Point) -> dict[str, Any]:
     from triune.core.recipe import Recipe
     from triune.core.verdict import Outcome
@@ -198,9 +203,9 @@ def run_triune(folder: Path, point: Point) -> dict[str, Any]:
     with Loop(recipe, folder / "run") as loop:
         loop.family.stop_ids = ()  # exactly max_tokens each
         for _ in range(point.steps):
-            started = time.perf_counter()
+            started = clocks()
             rows = loop.step()
-            seconds.append(time.perf_counter() - started)
+            seconds.append([b - a for a, b in zip(started, clocks(), strict=True)])
     lengths = {len(row.trajectory.decisions) for row in rows}
     prompts = {len(row.trajectory.payload.arrays["ids"]) - len(row.trajectory.decisions) for row in rows}
     return {
@@ -258,14 +263,14 @@ def run_trl(folder: Path, point: Point) -> dict[str, Any]:
 
     class Watch(TrainerCallback):
         def __init__(self) -> None:
-            self.seconds: list[float] = []
-            self.started = 0.0
+            self.seconds: list[list[float]] = []
+            self.started = clocks()
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.started = time.perf_counter()
+            self.started = clocks()
 
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.seconds.append(time.perf_counter() - self.started)
+            self.seconds.append([b - a for a, b in zip(self.started, clocks(), strict=True)])
 
     before = memory("VmRSS")
     watch = Watch()
@@ -404,10 +409,9 @@ def measure(given: dict[str, Any]) -> None:
     expected = ([point.response_tokens], [point.prompt_tokens], point.prompts * point.group_size)
     if (found["lengths"], found["prompts"], found["rows"]) != expected:
         raise SystemExit(f"{given['side']} ran {found}, not {expected}")
-    rate = expected[2] / found["seconds"][-1]
-    print(
-        json.dumps({"rate": rate, "memory": memory("VmHWM") - found["before"], "seconds": found["seconds"]})
-    )
+    passed, computed = found["seconds"][-1]
+    rate = expected[2] / passed
+    print(json.dumps({"rate": rate, "memory": memory("VmHWM") - found["before"], "processor": computed}))
 
 
 @dataclass
@@ -451,10 +455,7 @@ def main(arguments: Arguments) -> None:
             sides: dict[str, list[dict[str, Any]]] = {"trl": [], "triune": []}
             for _ in range(times):
                 for side, rows in sides.items():
-                    run = Path(tempfile.mkdtemp(dir=folder))
-                    for name in ("model", "rows.parquet"):
-                        (run / name).symlink_to(folder / name)
-                    rows.append(child(side, run, point, arguments.threads))
+                    rows.append(child(side, beside(folder), point, arguments.threads))
             both = list(zip(sides["triune"], sides["trl"], strict=True))
             speed = statistics.median(a["rate"] / b["rate"] for a, b in both)
             memory = statistics.median(a["memory"] / b["memory"] for a, b in both)
@@ -477,6 +478,9 @@ def main(arguments: Arguments) -> None:
                     "pairs": times,
                     "samples_per_second": {side: middle[side, "rate"] for side in sides},
                     "peak_mib": {side: middle[side, "memory"] for side in sides},
+                    "processor_time_ratio_vs_trl": statistics.median(
+                        b["processor"] / a["processor"] for a, b in both
+                    ),
                     "speed_ratios": [a["rate"] / b["rate"] for a, b in both],
                     "memory_ratios": [a["memory"] / b["memory"] for a, b in both],
                 }
@@ -485,16 +489,38 @@ def main(arguments: Arguments) -> None:
         folder.mkdir()
         point = Point(128, 32, steps=1)
         build(folder, point)
+        single = child("triune", beside(folder), Point(128, 32, group_size=1), arguments.threads)["rate"]
+        costs = [{"group_size": 1, "samples_per_second": single}]
+        costs += [
+            {"group_size": one["group_size"], "samples_per_second": one["samples_per_second"]["triune"]}
+            for one in sorted(found, key=lambda one: one["group_size"])
+            if (one["prompt_tokens"], one["response_tokens"]) == (128, 32)
+        ]
+        told = ", ".join(f"{one['group_size']}: {1000 / one['samples_per_second']:.0f} ms" for one in costs)
+        print(f"Triune's cost of a rollout by group size, at 128 and 32 tokens: {told}", flush=True)
         compared = child("cosine", folder, point, arguments.threads)
     print(f"cosine of the gradients on the same completions and advantages: {compared['cosine']:.6f}")
     if arguments.json:
         arguments.json.write_text(
             json.dumps(
-                {"points": found, "gradient_cosine": compared["cosine"], "measured": about(arguments)},
+                {
+                    "points": found,
+                    "gradient_cosine": compared["cosine"],
+                    "group_costs": costs,
+                    "measured": about(arguments),
+                },
                 indent=1,
             )
             + "\n"
         )
+
+
+def beside(folder: Path) -> Path:
+    """A new folder for one process, with the model and the rows of `folder`."""
+    run = Path(tempfile.mkdtemp(dir=folder))
+    for name in ("model", "rows.parquet"):
+        (run / name).symlink_to(folder / name)
+    return run
 
 
 def about(arguments: Arguments) -> dict[str, Any]:
