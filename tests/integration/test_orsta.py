@@ -36,6 +36,8 @@ SIZES = (
     "train.rollouts_per_prompt=2",
     "rollout.max_tokens=4",
     "data.heldout_per_source=2",
+    "policy.min_pixels=256",
+    "policy.max_pixels=1600",
     "judge.workers=0",
     "monitor.sinks=[]",
 )
