@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,6 +21,7 @@ from triune.core.sample import Picture, Sample
 from triune.data import parquet
 from triune.data.adapters import ADAPTERS
 from triune.data.rows import Row
+from triune.data.source import TableSource
 from triune.verify.verifier import verifiers
 
 CASES = [(kind, i) for kind in ADAPTERS for i in range(len(ADAPTERS[kind].examples))]
@@ -131,6 +135,17 @@ def test_its_own_rows_are_recognised_and_others_are_told_about_it(
         DataError, match=r"row 0: .*It wants .*the columns are colour, size: .* missing. No adapter"
     ):
         ADAPTERS[kind](kind=kind).recognise(replace(row, values={"colour": "red", "size": 3}))
+
+
+def test_rows_are_the_same_in_parquet_and_in_json(kind: str, example: int, folder: Path) -> None:
+    values = values_of(kind, example)
+    (folder / "json.jsonl").write_text(json.dumps(values) + "\n")
+    samples = [TableSource(str(folder / "json.jsonl"), kind, name="x")]
+    if kind != "triune":  # whose Parquet is written by triune itself
+        # A row without anything optional beside it: Arrow fills in what it lacks with nulls.
+        pq.write_table(pa.Table.from_pylist([values, {}]).slice(0, 1), folder / "json.parquet")
+        samples.append(TableSource(str(folder / "json.parquet"), kind, name="x"))
+    assert len({source.sample(0).model_dump_json() for source in samples}) == 1
 
 
 def test_a_file_holds_one_adapter(kind: str, example: int) -> None:

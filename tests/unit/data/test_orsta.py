@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -145,6 +147,19 @@ def test_the_mix_of_box_rewards_can_be_told(orsta: Path) -> None:
         assert [(c.name, c.weight, c.params.get("iou"), c.schedule) for c in sample.checks] == [
             ("detection/map", 0.5, None, {}), ("detection/iou_max_iou_first", 0.5, 0.99, {}), ("format_json", 0.1, None, {})
         ]  # fmt: skip
+
+
+def test_pictures_may_be_bytes_or_paths_too(orsta: Path, tmp_path: Path) -> None:
+    (path,) = orsta.glob("train/train_counting_*.parquet")
+    row = pq.read_table(path).to_pylist()[0]
+    data = row["images"][0]["bytes"]
+    (tmp_path / "0.png").write_bytes(data)
+    whole = [row | {"images": [image]} for image in (data, "0.png", {"bytes": None, "path": "0.png"})]
+    for number, values in enumerate(whole):
+        pq.write_table(pa.Table.from_pylist([values]), tmp_path / f"train_counting_clevr_{number}.parquet")
+    read = samples(str(tmp_path / "*.parquet"))
+    assert {sample.media[0].sha256 for sample in read} == {hashlib.sha256(data).hexdigest()}
+    assert len(read) == 3
 
 
 def test_a_negative_weight_is_refused() -> None:

@@ -39,7 +39,7 @@ class Swift(Chat):
                 {"role": "assistant", "content": "<bbox>"},
             ],
             "images": [{"bytes": None, "path": "picture.png"}],
-            "objects": {"ref": ["dog"], "bbox": [[3.5, 1, 20, 12]], "bbox_type": "real"},
+            "objects": {"ref": ["dog"], "bbox": [[3.5, 1.0, 20.0, 12.0]], "bbox_type": "real"},
         },
     )
 
@@ -62,6 +62,8 @@ class Swift(Chat):
         frame = FRAMES.get(objects.get("bbox_type", str, "real"))
         if frame is None:
             raise row.error("unsupported", f"objects.bbox_type must be one of {', '.join(FRAMES)}")
+        if any(objects.get("image_id", list, [])):
+            raise row.error("unsupported", "objects.image_id: boxes are read on the first picture only")
         for i, box in enumerate(boxes):
             if valid_box(box) is None:
                 raise row.error(
