@@ -66,8 +66,9 @@ def masks(attends: Attends, mask: Tensor | None, places: Tensor, given: Inputs, 
     if attends.window is None:
         return {"full_attention": whole, "sliding_attention": whole}
     near = query[:, :, None] - key[:, None, :] < attends.window
-    eye = torch.eye(*seen.shape[1:], dtype=torch.bool, device=seen.device) if seen.shape[1] > 1 else False
-    return {"full_attention": whole, "sliding_attention": _additive(seen & near | eye, given.dtype)}
+    # Padding looks at itself only; the new token of a decoding step is the last key.
+    eye = torch.eye(seen.shape[1], dtype=torch.bool, device=seen.device) if back == seen.shape[1] else False
+    return {"full_attention": whole, "sliding_attention": _additive((seen & near) | eye, given.dtype)}
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -145,8 +145,7 @@ class Pictures:
             raise DataError(
                 f"sample {owner!r}: the processor resizes a picture of {media.size[0]} x {media.size[1]} to "
                 f"{size[0]} x {size[1]}, below the patch size {self._patch}: nothing of it would be seen. Raise "
-                "policy.min_pixels, enlarge the picture or "
-                "drop the row"
+                "policy.min_pixels, enlarge the picture or drop the row"
             )
         tensors = {k: v for k, v in made.items() if isinstance(v, Tensor) and k not in _TEXTUAL}
         prepared = self._prepared[key] = Prepared(
@@ -179,9 +178,8 @@ class Pictures:
             _, height, width = made["image_grid_thw"][0].tolist()
             return int(width) * patch, int(height) * patch
         height, width = map(int, made["pixel_values"].shape[-2:])
-        if (
-            "image_sizes" in made
-        ):  # LLaVA-NeXT and OneVision fit it into their tiles, and leave the padding out again
+        # LLaVA-NeXT and OneVision fit it into their tiles, and leave the padding out again.
+        if "image_sizes" in made:
             tiled = made["pixel_values"].shape[1] > 1
             box = (height, width)
             if tiled:
@@ -189,11 +187,7 @@ class Pictures:
             factor = min(box[0] / original[1], box[1] / original[0])
             return math.ceil(original[0] * factor - 1e-6), math.ceil(original[1] * factor - 1e-6)
         columns, rows = 1, 1
-        if (
-            made["pixel_values"].ndim == 4
-            and len(made["pixel_values"]) > 1
-            and hasattr(reader, "max_patches")
-        ):
+        if hasattr(reader, "max_patches") and len(made["pixel_values"]) > 1:
             canvas = sys.modules[type(reader).__module__].get_optimal_tiled_canvas  # InternVL's
             columns, rows = canvas(original[::-1], (height, width), reader.min_patches, reader.max_patches)
         tags = " ".join(self.processor.tokenizer.convert_ids_to_tokens(ids[ids != self.image_id].tolist()))

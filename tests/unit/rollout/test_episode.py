@@ -20,7 +20,6 @@ from triune.policy.language import LanguageFamily
 from triune.rollout.conversation import FORCED, MODEL, PROMPT, TOOL_IMAGE, TOOL_TEXT, Conversation, Segment
 from triune.rollout.episode import Conversations
 from triune.rollout.generator import Episode
-from triune.rollout.native import NativeEngine
 from triune.rollout.scripted import ScriptedEngine
 from triune.testing.models import TINY, demand, picture, sample, talker, tiny, trajectories
 
@@ -482,13 +481,13 @@ def test_what_schedules_said_is_recorded() -> None:
 def test_the_prompt_is_prefilled_once_for_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
     family = tiny("llava")
     shapes: list[int] = []
-    honest = NativeEngine._prefill
+    honest = family.inputs
 
-    def watched(self: NativeEngine, requests: Any) -> Any:
-        shapes.append(len(requests))
-        return honest(self, requests)
+    def watched(ids: Any, *pictures: Any) -> Any:
+        shapes.append(len(ids))
+        return honest(ids, *pictures)
 
-    monkeypatch.setattr(NativeEngine, "_prefill", watched)
+    monkeypatch.setattr(family, "inputs", watched)
     samples = [sample("a", picture()), sample("b", picture(seed=1))]
     talker(family).generate(samples, demand(rollouts=8))
     assert shapes == [2]
