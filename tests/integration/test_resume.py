@@ -41,7 +41,7 @@ while True:
     partial, until = kills % 2 == 1, time.monotonic() + (rng.uniform(0.2, 3) if kills < 4 else 600)
     done = (0, 0)
     while not done[0]:
-        time.sleep(0.001)
+        time.sleep(0.005)
         done = os.waitpid(child, os.WNOHANG)
         if kills >= 4:
             continue
