@@ -222,3 +222,18 @@ def test_bfloat16_runs_and_does_not_claim_to_be_exact(kind: str) -> None:
     behavior = torch.cat([torch.tensor(t.decisions.logp) for t in rollouts])
     assert (logp - behavior).abs().mean() < 0.2
     family.check(ragged()[3])
+
+
+@pytest.mark.parametrize("kind", ["onevision", "gemma3", "qwen3"])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_picture_alone_and_in_company_in_one_batch(kind: str, attention: str) -> None:
+    """Prompts that begin alike share what they have in common, which for OneVision is not a picture that it sees
+    differently."""
+    family = tiny(kind, layout="shared", attention=attention)
+    first, second = picture(40, 24, 1), picture(24, 40, 2)
+    samples = [sample("alone", first), sample("both", first, second), sample("again", first, text="Which?")]
+    family.begin_step(samples)
+    rollouts = trajectories(talker(family).generate(samples, demand(rollouts=2)))
+    behavior = torch.cat([torch.tensor(t.decisions.logp) for t in rollouts])
+    with torch.no_grad():
+        assert (family.evaluate(family.pack(rollouts)).logp - behavior).abs().max() <= 1e-5
