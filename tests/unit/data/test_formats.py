@@ -132,6 +132,7 @@ def test_swift_writes_names_and_boxes_into_the_conversation(tmp_path: Path, pict
             {"ref": ["dog"], "bbox": [[3, 1, 9, 8]], "bbox_type": "cells"},
             "bbox_type must be one of real, norm1",
         ),
+        ({"ref": ["dog"], "bbox": [[3, 1, 9, 8]], "image_id": [1]}, "on the first picture only"),
     ],
 )
 def test_swift_objects_that_do_not_fit(
