@@ -27,12 +27,20 @@ SHELL = frozenset({"cat", "cp", "head", "ls", "mkdir"})
 
 ACTIVATE = ["source", ".venv/bin/activate"]
 
-NANO = (
-    "policy.path=nano", "policy.dtype=float32", "policy.attention=eager", "policy.window=0",
-    "train.total_steps=1", "train.prompts_per_step=2", "train.minibatches_per_step=1", "train.rollouts_per_prompt=2",
-    "rollout.max_tokens=8", "judge.workers=0", "monitor.sinks=[]",
-)  # fmt: skip
-"""What a page means by `small: nano`: one step of the model that ships, whatever the recipe."""
+SETS = {
+    "nano": (
+        "policy.path=nano", "policy.dtype=float32", "policy.attention=eager", "policy.window=0",
+        "train.total_steps=1", "train.prompts_per_step=2", "train.minibatches_per_step=1",
+        "train.rollouts_per_prompt=2", "rollout.max_tokens=8", "judge.workers=0", "monitor.sinks=[]",
+    ),
+    "tiny": (
+        "data.sources=[{name: embedded/counting/shapes}]", "data.heldout_per_source=1", "train.total_steps=2",
+        "train.prompts_per_step=2", "train.rollouts_per_prompt=2", "rollout.max_tokens=8", "judge.workers=0",
+        "monitor.sinks=[]", "monitor.rollouts_every=1",
+    ),
+}  # fmt: skip
+"""Keys that a page names together. `small: nano`: one step of the model that ships, whatever the recipe; `small: tiny`: a
+recipe on embedded sources, cut down to two steps on one of them."""
 
 
 def lines(text: str) -> Iterator[list[str]]:
@@ -105,7 +113,7 @@ def run(words: Sequence[str], folder: Path, small: Sequence[str]) -> None:
     program, *arguments = words
     if program == "triune":
         if arguments[0] == "train" and "--help" not in arguments:
-            keys = [key for word in small for key in (NANO if word == "nano" else [word])]
+            keys = [key for word in small for key in SETS.get(word, (word,))]
             # Behind the recipe and its keys, which must stand together; with --resume alone, at the end.
             end = next(
                 (n for n, word in enumerate(arguments) if n > 1 and word.startswith("--")), len(arguments)

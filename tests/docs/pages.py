@@ -2,7 +2,7 @@
 
 Every block is run unless a comment in the page, invisible to a reader, says otherwise:
 
-    <!-- small: a.b=c ... -->       run with these recipe keys added to every `triune train`; `nano`: those of commands.NANO
+    <!-- small: a.b=c ... -->       run with these recipe keys added to every `triune train`; `nano`, `tiny`: see commands.SETS
     <!-- file: NAME -->             is the content of a file, for the blocks that follow
     <!-- not run: WHY -->           only read: recipes, keys and options must exist
     <!-- tested by: FILE -->        another test runs it; the file must name the page
