@@ -29,7 +29,7 @@ from typing import Any
 
 import tyro
 
-WIDTH, LAYERS, FEED, HEADS, VOCABULARY = 384, 8, 1024, 6, 16_000
+WIDTH, LAYERS, FEED, HEADS, VOCABULARY = 384, 6, 1024, 6, 16_000
 TOWER_WIDTH, TOWER_LAYERS, PICTURE, PATCH = 384, 6, 128, 16
 PICTURE_TOKENS = (PICTURE // PATCH) ** 2
 FROZEN = "vision"
@@ -419,7 +419,7 @@ class Arguments:
     """What to measure."""
 
     pairs: int = 5
-    """measurements of each side per main point, alternating; the group sizes get at most three"""
+    """measurements of each side per main point, alternating; the group sizes get at most two"""
     quick: bool = False
     """one pair per point"""
     only: str = ""
@@ -451,7 +451,7 @@ def main(arguments: Arguments) -> None:
             folder = Path(place) / str(number)
             folder.mkdir()
             build(folder, point)
-            times = pairs if point in MAIN else min(pairs, 3)
+            times = pairs if point in MAIN else min(pairs, 2)
             sides: dict[str, list[dict[str, Any]]] = {"trl": [], "triune": []}
             for _ in range(times):
                 for side, rows in sides.items():
