@@ -7,6 +7,7 @@ import statistics
 import tempfile
 from fractions import Fraction
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,9 +77,9 @@ def test_metrics_survive_the_store(rows: list[tuple[str, dict[str, str], list[fl
                 assert kept == given_ if metric.count else all(map(math.isnan, kept))
 
 
-def test_a_label_that_the_store_cannot_find_again_is_refused() -> None:
-    with pytest.raises(ValueError, match="NUL"):
-        Metric.of("x", [1.0], word="a\0b")
+def test_a_label_that_the_store_cannot_find_again_is_refused(tmp_path: Path) -> None:
+    with Store(tmp_path) as store, pytest.raises(ValueError, match="NUL"):
+        store.log_step(1, "train", [Metric.of("x", [1.0], word="a\0b")])
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -99,9 +99,7 @@ def _shift(denominator: int) -> int:
 
 
 def labelled(**labels: str) -> Labels:
-    """Leaves out the labels that are ''; raises ValueError for one with a NUL, at which SQLite's JSON functions stop."""
-    if any("\0" in value for value in labels.values()):
-        raise ValueError(f"a label holds a NUL character: {labels}")
+    """Leaves out the labels that are ''."""
     return tuple(sorted((key, value) for key, value in labels.items() if value))
 
 
