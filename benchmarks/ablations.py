@@ -146,7 +146,7 @@ def figures(folder: Path) -> Run:
 
     `informative` is the share of groups in which the main check (not the format) tells one rollout from another,
     `informative_reward` the same for the whole reward. Held-out: `accuracy` by task, and what was measured of boxes, each
-    source counting once. `grad_norm` by layer is the mean over optimiser steps.
+    source counting once. `grad_norm` by layer and by module is the mean over optimiser steps.
     """
     with Store(folder, readonly=True) as store:
         flat = _main_checks(store, "frac_component_zero_std")
@@ -159,7 +159,7 @@ def figures(folder: Path) -> Run:
             values = [point.mean for (_, part), point in found.items() if part in BOXES.values()]
             boxes |= {name: mean(values)} if values else {}
         accuracy = store.latest("accuracy", phase="eval", by=("task",))
-        norms = store.series("grad_norm/layer", by=("layer",))
+        norms = store.series("grad_norm/layer", by=("layer",)) | store.series("grad_norm", by=("module",))
         return {
             "informative": mean(informative),
             "informative_first_tenth": mean(informative[:tenth]),
@@ -171,7 +171,7 @@ def figures(folder: Path) -> Run:
             "accuracy": {task: point.mean for (task,), point in accuracy.items()},
             "mean_accuracy": mean([point.mean for point in accuracy.values()]),
             "heldout_samples": sum(point.count for point in accuracy.values()),
-            "grad_norm": {layer: mean([p.mean for p in points]) for (layer,), points in norms.items()},
+            "grad_norm": {part: mean([p.mean for p in points]) for (part,), points in norms.items()},
             "grad_skipped": store.latest("grad_skipped", by=())[()].max,
         }
 
@@ -270,23 +270,31 @@ def _accuracy(task: str) -> Measure:
 
 
 def table_layers(results: Results) -> str:
-    """Gradient norm by layer, mean over optimiser steps and seeds; '-' where it is frozen."""
+    """Gradient norm by layer and of whole modules, mean over optimiser steps and seeds; '-' where it is frozen."""
     chosen = GROUPS["modules"]
-    layers = {layer for arm in chosen for run in results[arm].values() for layer in run["grad_norm"]}
 
-    def cell(arm: str, layer: str) -> str:
-        norms = [run["grad_norm"][layer] for run in results[arm].values() if layer in run["grad_norm"]]
+    def cell(arm: str, part: str) -> str:
+        norms = [run["grad_norm"][part] for run in results[arm].values() if part in run["grad_norm"]]
         return f"{mean(norms):.3f}" if norms else "-"
 
-    rows = [[layer, *(cell(arm, layer) for arm in chosen)] for layer in sorted(layers, key=_depth)]
+    parts = layers(run for arm in chosen for run in results[arm].values())
+    rows = [[part, *(cell(arm, part) for arm in chosen)] for part in parts]
+    rows += [[f"**{part}**", *(cell(arm, part) for arm in chosen)] for part in ("vision", "language", "all")]
     return markdown(("layer", *(named(arm) for arm in chosen)), rows)
 
 
-def _depth(layer: str) -> tuple[int, float]:
-    """The order in which a token passes through them."""
-    module, _, place = layer.partition(".")
-    block = {"embed": -1.0, "": 0.0, "head": math.inf}.get(place)
-    return ("vision", "connector", "language").index(module), float(place) if block is None else block
+def layers(runs: Iterable[Run]) -> list[str]:
+    """In the order in which a token passes through them."""
+
+    def depth(layer: str) -> tuple[int, float]:
+        module, _, place = layer.partition(".")
+        block = {"embed": -1.0, "": 0.0, "head": math.inf}.get(place)
+        return ("vision", "connector", "language").index(module), float(place) if block is None else block
+
+    # The connector is a layer and a module.
+    return sorted(
+        {part for run in runs for part in run["grad_norm"] if "." in part or part == "connector"}, key=depth
+    )
 
 
 def table_joint(results: Results) -> str:
@@ -356,14 +364,10 @@ def document(results: Results, commands: Mapping[str, Sequence[str]], scale: Sca
             "heldout_per_source": scale.heldout,
         },
         "commands": {arm: shlex.join(["triune", "train", "quickstart", *commands[arm]]) for arm in results},
-        "layers": sorted({layer for run in _runs(results) for layer in run["grad_norm"]}, key=_depth),
+        "layers": layers(run for by_seed in results.values() for run in by_seed.values()),
         "differences": compared,
         "runs": {arm: {str(seed): run for seed, run in runs.items()} for arm, runs in results.items()},
     }
-
-
-def _runs(results: Results) -> list[Run]:
-    return [run for by_seed in results.values() for run in by_seed.values()]
 
 
 def hardware() -> str:

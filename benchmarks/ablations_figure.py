@@ -100,7 +100,9 @@ def accuracy(axes: Axes, runs: Runs) -> None:
 def gradients(axes: Axes, runs: Runs, layers: Sequence[str]) -> None:
     for arm, (name, colour) in TRAINED.items():
         norms = {
-            layer: fmean(run["grad_norm"][layer] for run in runs[arm]) for layer in runs[arm][0]["grad_norm"]
+            layer: fmean(run["grad_norm"][layer] for run in runs[arm])
+            for layer in layers
+            if layer in runs[arm][0]["grad_norm"]
         }
         shown = [i for i, layer in enumerate(layers) if layer in norms]
         axes.plot(shown, [norms[layers[i]] for i in shown], "o-", color=colour, label=name, markersize=4)

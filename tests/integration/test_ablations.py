@@ -55,6 +55,8 @@ class Trained:
                 for module in {"vision", "connector", "language"} - set(recipe.train.freeze):
                     layer = module if module == "connector" else f"{module}.0"
                     metrics.append(scalar("grad_norm/layer", step, layer=layer))
+                    metrics.append(scalar("grad_norm", 2 * step, module=module))
+                metrics.append(scalar("grad_norm", 3 * step, module="all"))
                 for s in sources:
                     labels = {"source": s.name, "task": s.task}
                     # Only the first of the steps has groups without spread, and all of a format are alike.
@@ -106,6 +108,8 @@ def test_tables_and_results_come_from_the_stores(
     assert "| fixed .99 | 0.00 (0.00, 0.00, 0.00) | 0.75 (0.75, 0.75, 0.75) | 0.210 (0.200," in printed
     assert "| vision.0 | - | 2.500 | 2.500 |" in printed
     assert "| language.0 | 2.500 | - | 2.500 |" in printed
+    assert "| **language** | 5.000 | - | 5.000 |" in printed
+    assert "| **all** | 7.500 | 7.500 | 7.500 |" in printed
     assert "| ocr | 0.110 | 0.210 (0.200, 0.210, 0.220) |" in printed
     found = json.loads(file.read_text())
     assert {"date", "hardware", "versions", "scale", "commands", "differences", "runs"} <= set(found)
