@@ -10,6 +10,7 @@ thread, and all figures are read from the runs' stores. What is done is not run 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -31,6 +32,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from scipy.stats import t as student
 
+from triune.core.errors import RecipeError, TriuneError
 from triune.monitor.store import Point, Store
 
 Group = Literal["iou", "modules", "joint", "policy"]
@@ -79,7 +81,7 @@ def arms(scale: Scale) -> dict[str, tuple[str, ...]]:
     """Overrides of recipes/quickstart.yaml by arm. `joint` is the recipe itself: the language model is trained, on all
     tasks, on-policy. A specialist gets as many steps, and in each its task's share of the joint run's prompts."""
     common = scale.common(scale.prompts)
-    share = scale.common(max(1, scale.prompts // len(TASKS)))
+    share = scale.common(scale.prompts // len(TASKS))
     return {
         # One step at rate 0 changes nothing: where all arms start.
         "untrained": (*common, "train.total_steps=1", "train.eval_every=1", "train.optimizer.lr=0"),
@@ -113,15 +115,16 @@ GROUPS: Mapping[Group, tuple[str, ...]] = {
 
 
 def train(command: Sequence[str], folder: Path, log: Path) -> None:
-    """`triune COMMAND --run-dir FOLDER` with one thread; raises CalledProcessError, which names the command."""
+    """`triune COMMAND --run-dir FOLDER` with one thread; raises TriuneError if it fails, naming its output."""
     with log.open("w") as out:
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "triune.cli", *command, "--run-dir", str(folder)],
-            check=True,
             stdout=out,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
+    if done.returncode:
+        raise TriuneError(f"`{shlex.join(['triune', *command])}` failed; its output is in {log}")
 
 
 def run(arm: str, seed: int, overrides: Sequence[str], out: Path) -> Run:
@@ -150,22 +153,19 @@ def figures(folder: Path) -> Run:
     """
     with Store(folder, readonly=True) as store:
         flat = _main_checks(store, "frac_component_zero_std")
-        tenth = max(1, len(flat) // 10)
-        # A step's loss of signal counts by its number of groups, but these are equal.
-        informative = [1 - point.mean for point in flat]
+        informative = [1 - point.mean for point in flat]  # every step has as many groups
+        bounds = [len(flat) * i // 10 for i in range(11)] if len(flat) > 10 else range(len(flat) + 1)
+        tenths = [mean(informative[start:end]) for start, end in itertools.pairwise(bounds)]
         boxes: dict[str, float] = {}
         for name in ("iou", "iou@75", "f1@75", "f1@50"):
             found = store.latest(f"verifier/{name}", phase="eval", by=("source", "component"))
-            values = [point.mean for (_, part), point in found.items() if part in BOXES.values()]
-            boxes |= {name: mean(values)} if values else {}
+            means = [point.mean for (_, part), point in found.items() if part in BOXES.values()]
+            boxes |= {name: mean(means)} if means else {}
         accuracy = store.latest("accuracy", phase="eval", by=("task",))
         norms = store.series("grad_norm/layer", by=("layer",)) | store.series("grad_norm", by=("module",))
         return {
             "informative": mean(informative),
-            "informative_first_tenth": mean(informative[:tenth]),
-            "informative_by_tenth": [
-                round(mean(informative[i : i + tenth]), 4) for i in range(0, len(informative), tenth)
-            ],
+            "informative_by_tenth": tenths,
             "informative_reward": 1 - mean([p.mean for p in store.series("frac_reward_zero_std", by=())[()]]),
             "boxes": boxes,
             "accuracy": {task: point.mean for (task,), point in accuracy.items()},
@@ -240,7 +240,7 @@ def table_iou(results: Results) -> str:
         rows.append(
             [
                 arm.removeprefix("iou "),
-                spread(values(results, arm, lambda run: run["informative_first_tenth"]), 2),
+                spread(values(results, arm, lambda run: run["informative_by_tenth"][0]), 2),
                 spread(values(results, arm, lambda run: run["informative"]), 2),
                 spread(mine),
                 "" if arm == first else against(mine, values(results, first, at75)),
@@ -404,6 +404,10 @@ def main(
         json_file: where the figures of all runs go; benchmarks/ablations_figure.py draws them.
         show: print the commands instead, one per arm and seed.
     """
+    if prompts % len(TASKS):
+        raise RecipeError(
+            f"--prompts {prompts} must be a multiple of {len(TASKS)}: every task has an equal share"
+        )
     scale = Scale(steps, prompts, heldout)
     overrides = arms(scale)
     wanted = dict.fromkeys(["untrained", *(arm for group in only for arm in GROUPS[group])])
@@ -425,4 +429,7 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except TriuneError as error:
+        sys.exit(f"error: {error}")

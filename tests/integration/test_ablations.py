@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from triune.core.errors import RecipeError, TriuneError
 from triune.core.loading import find_recipe
 from triune.core.recipe import Recipe
 from triune.data.mixture import Mixture
@@ -164,6 +165,14 @@ def test_commands_are_shown_without_running(
     assert all(line.endswith("seed=3") for line in shown)
     assert trained.commands == []
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_fails_names_its_output(ablations: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(TriuneError, match=r"failed; its output is in .*joint-0\.log"):
+        ablations.run("joint", 0, ["train.total_stepz=1"], tmp_path)
+    assert "did you mean 'total_steps'" in (tmp_path / "joint-0.log").read_text()
+    with pytest.raises(RecipeError, match="multiple of 8"):
+        ablations.main(prompts=12, out=tmp_path)
 
 
 def test_a_run_in_truth(ablations: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
