@@ -149,7 +149,8 @@ def figures(folder: Path) -> Run:
 
     `informative` is the share of groups in which the main check (not the format) tells one rollout from another,
     `informative_reward` the same for the whole reward. Held-out: `accuracy` by task, and what was measured of boxes, each
-    source counting once. `grad_norm` by layer and by module is the mean over optimiser steps.
+    source counting once. `grad_norm` by layer and by module, and `clipped`, the share of tokens whose ratio left the clip
+    range, are means over optimiser steps.
     """
     with Store(folder, readonly=True) as store:
         flat = _main_checks(store, "frac_component_zero_std")
@@ -166,14 +167,19 @@ def figures(folder: Path) -> Run:
         return {
             "informative": mean(informative),
             "informative_by_tenth": tenths,
-            "informative_reward": 1 - mean([p.mean for p in store.series("frac_reward_zero_std", by=())[()]]),
+            "informative_reward": 1 - mean(_curve(store, "frac_reward_zero_std")),
             "boxes": boxes,
             "accuracy": {task: point.mean for (task,), point in accuracy.items()},
             "mean_accuracy": mean([point.mean for point in accuracy.values()]),
             "heldout_samples": sum(point.count for point in accuracy.values()),
             "grad_norm": {part: mean([p.mean for p in points]) for (part,), points in norms.items()},
+            "clipped": sum(mean(_curve(store, f"clip_frac/{side}")) for side in ("low", "high")),
             "grad_skipped": store.latest("grad_skipped", by=())[()].max,
         }
+
+
+def _curve(store: Store, name: str) -> list[float]:
+    return [point.mean for point in store.series(name, by=())[()]]
 
 
 def _main_checks(store: Store, name: str) -> list[Point]:

@@ -53,6 +53,7 @@ class Trained:
         with Store(folder) as store:
             for step in range(1, recipe.train.total_steps + 1):
                 metrics = [scalar("grad_skipped", 0)]
+                metrics += [scalar(f"clip_frac/{side}", 0.01 * step) for side in ("low", "high")]
                 for module in {"vision", "connector", "language"} - set(recipe.train.freeze):
                     layer = module if module == "connector" else f"{module}.0"
                     metrics.append(scalar("grad_norm/layer", step, layer=layer))
@@ -118,6 +119,7 @@ def test_tables_and_results_come_from_the_stores(
     assert found["differences"]["both - joint"]["mean"] == pytest.approx(0.1)
     assert found["runs"]["joint"]["2"]["accuracy"]["math"] == pytest.approx(0.22)
     assert found["runs"]["joint"]["2"]["heldout_samples"] == 2 * 18
+    assert found["runs"]["joint"]["2"]["clipped"] == pytest.approx(0.05)
     assert found["commands"]["off-policy"].startswith("triune train quickstart train.total_steps=4 ")
     assert not list(tmp_path.glob("runs/*/checkpoints"))
 
