@@ -10,7 +10,6 @@ from functools import reduce
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,9 +76,10 @@ def test_metrics_survive_the_store(rows: list[tuple[str, dict[str, str], list[fl
                 assert kept == given_ if metric.count else all(map(math.isnan, kept))
 
 
-def test_a_label_that_the_store_cannot_find_again_is_refused(tmp_path: Path) -> None:
-    with Store(tmp_path) as store, pytest.raises(ValueError, match="NUL"):
+def test_a_nul_in_a_label_is_kept_as_a_replacement_character(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
         store.log_step(1, "train", [Metric.of("x", [1.0], word="a\0b")])
+        assert set(store.series("x", by=("word",))) == {("a\ufffdb",)}
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

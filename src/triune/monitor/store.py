@@ -353,9 +353,12 @@ class Store:
         self._db.execute(f"DELETE FROM events WHERE {condition}", values)
 
     def _point_row(self, step: int, phase: str, metric: Metric) -> tuple[object, ...]:
-        rest = {key: value for key, value in metric.labels if key not in _COLUMNS}
-        if any("\0" in value for value in rest.values()):  # where SQLite's JSON functions stop reading
-            raise ValueError(f"metric {metric.name!r}: a label holds a NUL character: {rest}")
+        # SQLite's JSON functions stop reading at a NUL.
+        rest = {
+            k: value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+            for k, value in metric.labels
+            if k not in _COLUMNS
+        }
         key = (phase, metric.name, *map(metric.label, _COLUMNS), json.dumps(rest, ensure_ascii=False))
         if key not in self._series:
             found = self._db.execute(
