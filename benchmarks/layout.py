@@ -9,9 +9,12 @@ layouts' log-probs are compared first.
 from __future__ import annotations
 
 import json
+import os
+import platform
 import statistics
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -132,9 +135,15 @@ def main(arguments: Arguments) -> None:
     worst = min(found, key=lambda point: point["speed_ratio_vs_padded"])
     print(f"least padded / auto: {worst['speed_ratio_vs_padded']:.2f}")
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"attention": arguments.attention, "points": found}, indent=1) + "\n"
-        )
+        measured = {
+            "date": time.strftime("%Y-%m-%d"),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "versions": {name: version(name) for name in ("triune", "torch", "transformers")},
+        }
+        figures = {"attention": arguments.attention, "points": found, "measured": measured}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
