@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
@@ -25,6 +26,7 @@ class Registry(Generic[T]):
         self.kind, self.package = kind, package
         self._items: dict[str, T] = {}
         self._loaded = False
+        self._lock = threading.RLock()  # a second thread waits for the first one's imports
         self._absent: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -56,9 +58,12 @@ class Registry(Generic[T]):
         return iter(sorted(self._items))
 
     def _load(self) -> None:
-        if self._loaded:
-            return
-        self._loaded = True
+        with self._lock:
+            if not self._loaded:
+                self._loaded = True  # first, because the modules themselves may look a plug-in up
+                self._import()
+
+    def _import(self) -> None:
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(getattr(package, "__path__", ()), package.__name__ + "."):
             try:

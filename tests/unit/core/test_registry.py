@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,20 @@ def test_a_name_is_taken_once() -> None:
     items.register("a")(1)
     with pytest.raises(ValueError, match="registered twice"):
         items.register("a")(2)
+
+
+def test_a_second_thread_waits_for_the_first_ones_imports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "slow_plugins"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "from triune.core.registry import Registry\nITEMS = Registry('thing', __name__)\n"
+    )
+    (folder / "one.py").write_text(
+        "import time\nfrom slow_plugins import ITEMS\ntime.sleep(0.2)\nITEMS.register('one')(1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    items: Registry[int] = importlib.import_module("slow_plugins").ITEMS
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda _: items["one"], range(4))) == [1] * 4
