@@ -195,6 +195,11 @@ class LanguageFamily:
     def vision_cost(self, trajectory: Trajectory) -> int:
         return int((trajectory.payload.arrays["ids"] == self.image_id).sum())
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of one token in the engine's cache."""
+        return vlm.cache_bytes(self.model)
+
     def weigh(self, trajectories: Sequence[Trajectory]) -> tuple[int, int]:
         """Tokens, and pictures' tokens among them, when these are computed together."""
         return weigh(trajectories, self)

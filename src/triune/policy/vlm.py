@@ -205,6 +205,14 @@ def window(model: Any, asked: int) -> int:
     return size
 
 
+def cache_bytes(model: Any) -> int:
+    """Bytes that one token of one rollout takes in the engine's cache: a key and a value per layer."""
+    text = model.config.get_text_config()
+    heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+    size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    return 2 * int(text.num_hidden_layers) * heads * size * int(model.dtype.itemsize)
+
+
 def image_id(config: Any) -> int:
     """The id of the placeholder that visual features replace."""
     for name in ("image_token_id", "image_token_index"):

@@ -20,13 +20,15 @@ GIB = 1 << 30
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes. `activations` are those of the largest micro-batch: `per_token` (measured with gradient on the probe's
-    rollouts) times `tokens`. `available` includes what the weights already take; None where it cannot be found out."""
+    rollouts) times `tokens`. `cache` are the keys and values of the rollouts that are decoded at once, which are gone when
+    the update begins. `available` includes what the weights already take; None where it cannot be found out."""
 
     weights: int
     gradients: int
     optimizer: int
     per_token: int
     tokens: int
+    cache: int
     available: int | None
 
     @property
@@ -39,18 +41,18 @@ class Memory:
 
     @property
     def total(self) -> int:
-        return self.certain + self.activations
+        return self.weights + self.optimizer + max(self.gradients + self.activations, self.cache)
 
     def __str__(self) -> str:
         parts = (
             f"memory: about {_gib(self.total)} (weights {_gib(self.weights)}, gradients {_gib(self.gradients)}, "
             f"optimiser {_gib(self.optimizer)}, activations {_gib(self.activations)}: {self.tokens} tokens of "
-            f"{self.per_token / 1024:.0f} KiB)"
+            f"{self.per_token / 1024:.0f} KiB; or, while it samples, cache {_gib(self.cache)})"
         )
         if self.available is None:
             return parts
         tight = "" if self.total <= self.available else (
-            "; this may not fit: lower policy.token_budget, freeze more or train by LoRA"
+            "; this may not fit: lower policy.token_budget or rollout.max_rows, freeze more or train by LoRA"
         )  # fmt: skip
         return f"{parts}, {_gib(self.available)} available{tight}"
 
@@ -85,8 +87,24 @@ def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Mem
         ),
         per_token=saved // max(1, cost),
         tokens=min(step, int(getattr(recipe.policy, "token_budget", step))),
+        cache=_cache(family, recipe, episodes),
         available=_available(parameters[0].device, held),
     )
+
+
+def _cache(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> int:
+    """Bytes of the engine's cache at its fullest: every rollout at its longest, prompts once per group where the engine
+    shares them. 0 for a family without one."""
+    per_token = int(getattr(family, "cache_bytes", 0))
+    if not per_token:
+        return 0
+    train, options = recipe.train, recipe.rollout
+    rollouts = train.prompts_per_step * train.rollouts_per_prompt
+    rows = min(rollouts, int(getattr(options, "max_rows", rollouts)))
+    prompt = max(family.cost(e.trajectory) - e.outcome.num_tokens for e in episodes)
+    prompts = -(-rows // train.rollouts_per_prompt) if getattr(family, "maskless", False) else rows
+    longest = max(e.outcome.num_tokens for e in episodes) + _more(recipe, episodes)
+    return per_token * (rows * longest + prompts * prompt)
 
 
 def _more(recipe: Recipe, episodes: Sequence[Episode]) -> int:

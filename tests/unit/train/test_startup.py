@@ -124,10 +124,21 @@ def test_what_autograd_keeps_is_counted_once_and_without_parameters() -> None:
 
 
 def test_what_certainly_does_not_fit_is_refused() -> None:
-    memory = Memory(2 * GIB, GIB, 2 * GIB, per_token=1024, tokens=1 << 20, available=4 * GIB)
+    memory = Memory(2 * GIB, GIB, 2 * GIB, per_token=1024, tokens=1 << 20, cache=GIB, available=4 * GIB)
     assert (memory.certain, memory.total) == (5 * GIB, 6 * GIB)
     with pytest.raises(RecipeError, match=r"take 5\.00 GiB, 4\.00 GiB are available: use a smaller model"):
         memory.refuse()
-    tight = Memory(GIB, GIB, GIB, per_token=1024, tokens=1 << 21, available=4 * GIB)
+    tight = Memory(GIB, GIB, GIB, per_token=1024, tokens=1 << 21, cache=GIB, available=4 * GIB)
     tight.refuse()
     assert "this may not fit: lower policy.token_budget" in str(tight)
+    sampling = Memory(GIB, GIB, GIB, per_token=1024, tokens=1 << 20, cache=9 * GIB, available=4 * GIB)
+    assert sampling.total == 11 * GIB
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen"])
+def test_the_cache_of_a_token_is_what_the_model_keeps(kind: str) -> None:
+    family = tiny(kind)
+    ids = torch.zeros(1, 7, dtype=torch.long)
+    kept = family.model.get_decoder()(inputs_embeds=family.embed(ids), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in kept.layers)
+    assert held == 7 * family.cache_bytes
