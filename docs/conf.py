@@ -25,16 +25,3 @@ html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"top_of_page_buttons": []}
 pygments_style = "friendly"
-
-COMING = ("own-data", "performance", "orsta", "ablations", "evaluation", "export")
-
-
-def setup(app):
-    """Leaves pages out of the navigation that are still being written."""
-
-    def without(app, page, source):
-        for name in COMING:
-            if page == "index" and not (Path(__file__).parent / f"{name}.md").exists():
-                source[0] = source[0].replace(f"\n{name}\n", "\n")
-
-    app.connect("source-read", without)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -96,16 +98,27 @@ def _read_python(arguments: list[str]) -> None:
         return
     script = ROOT / arguments[0]
     assert script.is_file(), f"there is no {arguments[0]}"
-    spec = importlib.util.spec_from_file_location("script", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    cli = tyro.cli
+
+    def parse(command: Callable[..., Any], *args: Any, **options: Any) -> None:
+        cli(_nothing(command) if inspect.isfunction(command) else command, *args, **options)
+        raise Parsed
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", arguments)
+        patch.setattr(tyro, "cli", parse)
         patch.syspath_prepend(str(script.parent))
-        patch.setitem(sys.modules, "script", module)
-        spec.loader.exec_module(module)
-        tyro.cli(functools.wraps(module.main)(lambda *_, **__: None), args=arguments[1:])
+        with pytest.raises(Parsed):
+            runpy.run_path(str(script), run_name="__main__")
+
+
+class Parsed(Exception):
+    """A script got as far as its options."""
+
+
+def _nothing(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A function with the same parameters that does nothing."""
+    return functools.wraps(command)(lambda *args, **options: None)
 
 
 def run(words: Sequence[str], folder: Path, small: Sequence[str]) -> None:

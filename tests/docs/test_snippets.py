@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,12 @@ LANGUAGES = {
     "python": python, "bash": shell, "yaml": recipe, "json": json_lines, "jsonl": json_lines, "toml": toml,
     "csv": output, "text": output,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_links_outside_the_site_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", (ROOT / page).read_text()):
+        assert (ROOT / target).exists(), f"{page} links to {target}"
 
 
 @pytest.mark.parametrize("page", PAGES)
