@@ -210,7 +210,7 @@ def _choose(keys: Sequence[NDArray[np.int64]], family: Laid) -> tuple[Kind, list
     if family.maskless:
         forest = grow(keys, everyone, 0.0 if forced else least(keys, family.width))
         tree: tuple[Kind, list[list[Node]], float] = "tree", [forest], tree_cost(forest, family.width)
-        return tree if forced or tree[2] <= padded else found
+        return tree if forced or tree[2] < padded else found
     return _masked(keys, family, forced)
 
 
