@@ -32,7 +32,8 @@ def test_every_option_is_documented_with_its_default(page: str, options: type[Fr
             f"{page} has no row for {name}"
         )
         default = info.default
-        assert row.strip("`") == (str(default).lower() if isinstance(default, bool) else str(default))
+        plain = default is None or isinstance(default, bool)
+        assert row.strip("`") == (str(default).lower() if plain else str(default))
 
 
 def test_the_example_environment_plays(monkeypatch: pytest.MonkeyPatch) -> None:
