@@ -45,19 +45,18 @@ TEMPLATE_TOKENS = 2
 @dataclass(frozen=True)
 class Point:
     """One setting: `prompts` groups of `group_size` rollouts of `response_tokens` after prompts of `prompt_tokens`. A
-    process runs `steps` and times the last. A prompt holds `pictures` of 64 tokens each."""
+    process runs `steps` and times the last. A prompt holds one picture of 64 tokens."""
 
     prompt_tokens: int
     response_tokens: int
     group_size: int = 8
     prompts: int = 2
     steps: int = 2
-    pictures: int = 1
 
 
 MAIN = (
     Point(128, 32),
-    Point(512, 32, pictures=4),
+    Point(512, 32),
     Point(128, 256, prompts=1, steps=1),
     Point(128, 1024, prompts=1, steps=1),
 )
@@ -119,12 +118,10 @@ def build(folder: Path, point: Point) -> None:
     rng = np.random.default_rng(0)
     rows = []
     for _ in range(4 * point.prompts):
-        images = []
-        for _ in range(point.pictures):
-            drawn = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (PICTURE, PICTURE, 3), np.uint8)).save(drawn, "PNG")
-            images.append({"bytes": drawn.getvalue(), "path": None})
-        count = point.prompt_tokens - point.pictures * PICTURE_TOKENS - TEMPLATE_TOKENS
+        drawn = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (PICTURE, PICTURE, 3), np.uint8)).save(drawn, "PNG")
+        images = [{"bytes": drawn.getvalue(), "path": None}]
+        count = point.prompt_tokens - PICTURE_TOKENS - TEMPLATE_TOKENS
         text = " ".join(f"w{i}" for i in rng.integers(0, 1000, count))
         prompt = [{"role": "user", "content": text}]
         rows.append({"prompt": prompt, "images": images, "solution": "even"})
@@ -443,7 +440,7 @@ def main(arguments: Arguments) -> None:
     if arguments.only:
         prompt, response, *group = map(int, arguments.only.split("x"))
         wanted = Point(prompt, response, *group)
-        points = [p for p in points if replace(p, prompts=2, steps=2, pictures=1) == wanted] or [wanted]
+        points = [p for p in points if replace(p, prompts=2, steps=2) == wanted] or [wanted]
     found: list[dict[str, Any]] = []
     print(f"{arguments.threads} threads; every figure is a median over pairs of neighbouring fresh processes")
     heads = ("prompt", "response", "G", "prompts", "pairs", "TRL samples/s", "Triune samples/s", "speed x")
