@@ -232,9 +232,7 @@ def noise(seeds: Sequence[int], step: int) -> Tensor:
 
 
 class NearParams(Frozen):
-    """`width`: the distance at which the reward has fallen to exp(-1/2)."""
-
-    width: float = Field(1.0, gt=0)
+    width: float = Field(1.0, gt=0, description="distance at which the reward has fallen to exp(-1/2)")
 
 
 @register("toy/near")
