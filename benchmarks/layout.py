@@ -109,7 +109,11 @@ def main(arguments: Arguments) -> None:
         count = max(1, arguments.tokens // (group * (prompt + response)))
         made = rollouts(family, count, group, prompt, response)
         gap = float((once(family, made, "padded")[1] - once(family, made, "auto")[1]).abs().max())
-        pairs = [(once(family, made, "padded"), once(family, made, "auto")) for _ in range(arguments.pairs)]
+        pairs = []
+        for number in range(arguments.pairs):
+            order = ("padded", "auto") if number % 2 else ("auto", "padded")  # neither is always the second
+            run = {layout: once(family, made, layout) for layout in order}
+            pairs.append((run["padded"], run["auto"]))
         padded, auto = (statistics.median(run[0] for run in side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(a[0] / b[0] for a, b in pairs)
         choice = pairs[0][1][2]

@@ -194,6 +194,9 @@ _MASKED = 0.75
 """A score under a mask, hidden or not."""
 _MERGED = 4.0
 """Merging a column's attention with that over one more segment, in tokens x width."""
+_WORTH = 0.97
+"""A tree is laid out if it saves at least so much by estimate: less is within the estimate's error, and padded rows are what
+everything is compared with."""
 _CALL = 200.0
 """A call of the kernel, in (tokens x width^2) ** .5."""
 
@@ -210,7 +213,7 @@ def _choose(keys: Sequence[NDArray[np.int64]], family: Laid) -> tuple[Kind, list
     if family.maskless:
         forest = grow(keys, everyone, 0.0 if forced else least(keys, family.width))
         tree: tuple[Kind, list[list[Node]], float] = "tree", [forest], tree_cost(forest, family.width)
-        return tree if forced or tree[2] < padded else found
+        return tree if forced or tree[2] < _WORTH * padded else found
     return _masked(keys, family, forced)
 
 
