@@ -200,6 +200,14 @@ def mean(values: Sequence[float]) -> float:
 Measure = Callable[[Run], float]
 
 
+def iou_at_75(run: Run) -> float:
+    return float(run["boxes"]["iou@75"])
+
+
+def mean_accuracy(run: Run) -> float:
+    return float(run["mean_accuracy"])
+
+
 def values(results: Results, arm: str, measure: Measure) -> list[float]:
     """By seed."""
     return [measure(results[arm][seed]) for seed in sorted(results[arm])]
@@ -239,17 +247,16 @@ def named(arm: str) -> str:
 
 def table_iou(results: Results) -> str:
     first, *_ = chosen = GROUPS["iou"]
-    at75: Measure = lambda run: run["boxes"]["iou@75"]  # noqa: E731
-    rows = [["untrained", "", "", spread(values(results, "untrained", at75)), "", "", ""]]
+    rows = [["untrained", "", "", spread(values(results, "untrained", iou_at_75)), "", "", ""]]
     for arm in chosen:
-        mine = values(results, arm, at75)
+        mine = values(results, arm, iou_at_75)
         rows.append(
             [
                 arm.removeprefix("iou "),
                 spread(values(results, arm, lambda run: run["informative_by_tenth"][0]), 2),
                 spread(values(results, arm, lambda run: run["informative"]), 2),
                 spread(mine),
-                "" if arm == first else against(mine, values(results, first, at75)),
+                "" if arm == first else against(mine, values(results, first, iou_at_75)),
                 f"{mean(values(results, arm, lambda run: run['boxes']['iou'])):.3f}",
                 f"{mean(values(results, arm, lambda run: run['boxes']['f1@75'])):.3f}",
             ]
@@ -261,11 +268,14 @@ def table_iou(results: Results) -> str:
 
 def table_arms(results: Results, chosen: Sequence[str], name: Callable[[str], str]) -> str:
     """Mean held-out accuracy of whole arms, against the first, and of each task."""
-    total: Measure = lambda run: run["mean_accuracy"]  # noqa: E731
     rows = []
     for arm in ("untrained", *chosen):
-        mine = values(results, arm, total)
-        gap = "" if arm in ("untrained", chosen[0]) else against(mine, values(results, chosen[0], total))
+        mine = values(results, arm, mean_accuracy)
+        gap = (
+            ""
+            if arm in ("untrained", chosen[0])
+            else against(mine, values(results, chosen[0], mean_accuracy))
+        )
         tasks = [f"{mean(values(results, arm, _accuracy(task))):.2f}" for task in TASKS]
         rows.append([name(arm), spread(mine), gap, *tasks])
     return markdown(("arm", "mean accuracy", f"against {name(chosen[0])} [95 %]", *TASKS), rows)
