@@ -100,9 +100,9 @@ class Loop:
         )
         return report.scored
 
-    def usable(self, samples: Sequence[Sample]) -> list[Sample]:
+    def usable(self, samples: Sequence[Sample], *, drawn: bool = True) -> list[Sample]:
         """The samples that can be run. The first that cannot raises DataError, unless the recipe has bad rows skipped:
-        then it is said, and counted per source."""
+        then it is said, and counted per source, if it was `drawn` and not only looked at."""
         kept = []
         for sample in samples:
             try:
@@ -112,6 +112,8 @@ class Loop:
             except DataError as error:
                 if self.recipe.data.on_bad_row == "error":
                     raise
+                if not drawn:
+                    continue
                 self.skipped[sample.source] += 1
                 self.monitor.say(
                     f"skipped: {error}",

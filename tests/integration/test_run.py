@@ -139,6 +139,18 @@ def test_a_picture_that_cannot_be_decoded_stops_the_run_and_names_the_sample(
         train(stored_rows(recipe_file, rows_with_a_bad_one, "error"), tmp_path / "run")
 
 
+def test_looking_at_a_bad_row_before_the_run_does_not_count_it(
+    recipe_file: Path, rows_with_a_bad_one: Path, tmp_path: Path
+):
+    with Loop(stored_rows(recipe_file, rows_with_a_bad_one, "skip"), tmp_path / "run") as loop:
+        bad = next(s for s in map(loop.mixture.sources[0].sample, range(6)) if s.id.endswith("3"))
+        loop.mixture.batch = lambda step: [bad, *(loop.mixture.draw(n) for n in range(6))]  # type: ignore[method-assign]
+        loop.check()
+        assert not loop.skipped
+        loop.step()
+        assert loop.skipped.total() >= 1
+
+
 def test_a_bad_row_is_skipped_and_counted_only_where_the_recipe_allows_it(
     recipe_file: Path, rows_with_a_bad_one: Path, tmp_path: Path
 ):

@@ -50,13 +50,12 @@ def check(loop: Loop) -> None:
     _rewards(loop, firsts)
     batch = mixture.batch(1)
     loop.family.begin_step(batch)
-    batch = loop.usable(batch)
+    batch = loop.usable(batch, drawn=False)
     if not recipe.train.probe:
         return
     chosen = _different(batch, firsts)
-    if chosen is not batch:
-        loop.family.begin_step(chosen)
-        chosen = loop.usable(chosen)
+    loop.family.begin_step(chosen)
+    chosen = loop.usable(chosen, drawn=False)
     rule = SamplingRule(temperature=recipe.rollout.temperature)  # type: ignore[attr-defined]
     progress = Progress(step=1, total_steps=recipe.train.total_steps)
     demand = Demand(ROLLOUTS, rule, recipe.seed, 0, progress)
