@@ -89,12 +89,11 @@ def default(info: FieldInfo) -> str:
 
 
 def case_row(case: Case) -> list[str]:
-    texts, values = case.text, case.value
-    if isinstance(texts, str):
-        texts, values = (texts,), (values,)  # type: ignore[assignment]
+    texts = (case.text,) if isinstance(case.text, str) else case.text
+    values = case.value if isinstance(case.value, tuple) else (case.value,)
     frame = {"frame": case.frame} if case.frame != "per_mille" else {}
     given = {**case.params, **frame}
-    said = ", ".join("none" if value is None else f"{value:.4g}" for value in values or ())  # type: ignore[union-attr]
+    said = ", ".join("none" if value is None else f"{value:.4g}" for value in values)
     return [
         "; ".join(code(shorten(text)) for text in texts),
         "" if case.truth is None else code(shorten(in_yaml(case.truth))),
