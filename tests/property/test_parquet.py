@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from triune.core.base import Frozen
-from triune.core.sample import Check, EnvSpec, Media, Message, Picture, Sample, Text
+from triune.core.sample import Check, EnvSpec, Media, Message, Picture, Response, Sample, Text
 from triune.core.schedule import Cosine, Linear, Steps
 from triune.core.trajectory import Decisions, Payload, SamplingRule, Trajectory
 from triune.core.verdict import Component, RewardEvent, Verdict
@@ -32,6 +32,13 @@ schedules = (
     st.builds(lambda value: Steps(table=((0.1, value), (1.0, 1.0))), unit)
     | st.builds(Linear, start=unit, end=unit)
     | st.builds(Cosine, start=unit, end=unit)
+)
+responses = st.builds(
+    Response,
+    text=st.text(),
+    label=st.sampled_from([None, "chosen", "rejected"]),
+    score=st.none() | unit,
+    branch=st.text(),
 )
 
 
@@ -62,6 +69,7 @@ def samples(draw: st.DrawFn) -> Sample:
         normalize=draw(st.booleans()),
         env=draw(st.none() | st.builds(EnvSpec, name=names, params=params)),
         expert=draw(st.none() | st.text()),
+        responses=tuple(draw(st.lists(responses, max_size=2))),
         meta=draw(params),
     )
 

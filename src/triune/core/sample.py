@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_va
 
 from triune.core.base import Frozen
 from triune.core.media import Media
+from triune.core.response import Response
 from triune.core.schedule import Progress, Schedule, resolve
 
 Frame = Literal["pixels_original", "pixels_processed", "unit", "per_mille"]
@@ -73,8 +74,8 @@ class EnvSpec(Frozen):
 class Sample(Frozen):
     """One task instance. `truth` is whatever its verifiers expect; `frame` is the frame of any boxes in it.
 
-    `expert` is an optional demonstration; `normalize` divides the reward by the sum of the weights
-    (V-Triune's server does, its paper does not).
+    `expert` is an optional demonstration, `responses` are other recorded answers (preference pairs, scored
+    reasonings); `normalize` divides the reward by the sum of the weights (V-Triune's server does, its paper does not).
     """
 
     id: str = Field(min_length=1)
@@ -89,6 +90,7 @@ class Sample(Frozen):
     tools: tuple[str, ...] = ()
     env: EnvSpec | None = None
     expert: str | None = None
+    responses: tuple[Response, ...] = ()
     meta: dict[str, JsonValue] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -114,4 +116,4 @@ class Sample(Frozen):
         return {f"{c.name}.{key}": resolve(s, progress) for c in self.checks for key, s in c.schedule.items()}
 
 
-__all__ = ["Block", "Check", "EnvSpec", "Frame", "Media", "Message", "Picture", "Sample", "Text"]
+__all__ = ["Block", "Check", "EnvSpec", "Frame", "Media", "Message", "Picture", "Response", "Sample", "Text"]

@@ -35,7 +35,8 @@ class MediaReference(Frozen):
 
 
 class SampleSpec(Frozen):
-    """What judging needs of a sample; the fields mean what they mean in `triune.core.sample.Sample`.
+    """What judging needs of a sample; the fields mean what they mean in `triune.core.sample.Sample`. Its recorded
+    `responses` stay where they are: no verifier reads them.
 
     `messages` may be left out: only verifiers that read the question look at them. `media` need be given only where a
     verifier looks at pixels (`wants_media`); sizes of pictures that a policy saw are in each outcome.

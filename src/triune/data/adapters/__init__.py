@@ -17,6 +17,7 @@ from triune.core.base import Frozen
 from triune.core.errors import DataError
 from triune.core.registry import Registry
 from triune.core.sample import Sample
+from triune.data.responses import completion, recorded
 from triune.data.rows import Row
 
 Columns = tuple[str, ...]
@@ -43,6 +44,14 @@ class Adapter(Frozen):
         description="columns kept as they are in the samples' `meta`, for reward functions that want them; a dotted name is a "
         "leaf of a struct",
     )
+    expert: str = Field(
+        "", description="column with a demonstration, in place of what the format has for one"
+    )
+    responses: str = Field(
+        "",
+        description="column with recorded answers, in place of what the format has for them: a text, "
+        "{text, label, score, branch}, or a list of these",
+    )
 
     @abstractmethod
     def sample(self, row: Row) -> Sample:
@@ -53,8 +62,13 @@ class Adapter(Frozen):
         """The columns that rows of this format have: one tuple for each of its forms."""
 
     def read(self, row: Row) -> Sample:
-        """The sample of one row, and what is kept of the row beside it. Raises DataError as `sample` does."""
+        """The sample of one row, with the columns that the recipe names beside those of the format. Raises DataError as
+        `sample` does."""
         sample = self.sample(row)
+        if self.expert:
+            sample = sample.model_copy(update={"expert": completion(row, self.expert)})
+        if self.responses:
+            sample = sample.model_copy(update={"responses": recorded(row, self.responses)})
         if not self.keep:
             return sample
         meta = {**sample.meta, **{name: _kept(row, name) for name in self.keep}}

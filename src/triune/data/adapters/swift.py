@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
-from triune.core.sample import Check, Frame, Sample
+from triune.core.sample import Check, Frame, Response, Sample
 from triune.data.adapters import ADAPTERS, Columns
 from triune.data.chat import Chat
 from triune.data.rows import Row
@@ -22,7 +22,8 @@ FRAMES: Mapping[str, Frame] = {"real": "pixels_original", "norm1": "unit"}
 @ADAPTERS.register("swift")
 class Swift(Chat):
     """Names and boxes of `objects` are written into the conversation, in order. Boxes that the assistant gives are the
-    truth, `{"boxes", "labels"}`, judged by `box_checks`; rows without such boxes have theirs in the column `truth`."""
+    truth, `{"boxes", "labels"}`, judged by `box_checks`; rows without such boxes have theirs in the column `truth`. With
+    `rejected_response` the assistant's answer is the chosen side of a pair."""
 
     examples = (
         {
@@ -56,7 +57,7 @@ class Swift(Chat):
     def sample(self, row: Row) -> Sample:
         images = row.images("images")
         if row.values.get("objects") is None:
-            return self.conversation(row, "messages", images)
+            return self._paired(row, self.conversation(row, "messages", images))
         objects = row.nested("objects")
         names, boxes = objects.get("ref", list, []), objects.get("bbox", list, [])
         frame = FRAMES.get(objects.get("bbox_type", str, "real"))
@@ -75,9 +76,20 @@ class Swift(Chat):
         row = row.with_values(messages=[written.turn(turn) for turn in row.need("messages", list)])
         written.finish()
         if not written.answered:
-            return self.conversation(row, "messages", images, frame=frame)
+            return self._paired(row, self.conversation(row, "messages", images, frame=frame))
         fields = {"checks": self.box_checks, "frame": frame, "task": "grounding"}
-        return self.conversation(row, "messages", images, truth=written.truth(), **fields)
+        return self._paired(row, self.conversation(row, "messages", images, truth=written.truth(), **fields))
+
+    def _paired(self, row: Row, sample: Sample) -> Sample:
+        if row.values.get("rejected_response") is None:
+            return sample
+        if sample.expert is None:
+            raise row.error("missing_field", "rejected_response needs an assistant turn that was chosen")
+        pair = (
+            Response(text=sample.expert, label="chosen"),
+            Response(text=row.need("rejected_response", str), label="rejected"),
+        )
+        return sample.model_copy(update={"expert": None, "responses": pair})
 
 
 class _Written:

@@ -1,13 +1,18 @@
-"""TRL's conversational rows: `prompt` or `messages`, `images` or `image`, and a column with the reference."""
+"""TRL's conversational rows: `prompt` or `messages`, `images` or `image`, a column with the reference, and what was answered.
+
+`completion` is a demonstration, or with `label` an answer that was found good or bad (unpaired preference); `chosen` and
+`rejected` are a pair, with or without the prompt in front of both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from triune.core.sample import Sample
+from triune.core.sample import Response, Sample
 from triune.data.adapters import ADAPTERS, Columns
 from triune.data.chat import Chat
+from triune.data.responses import completion, shared, sides
 from triune.data.rows import Row
 
 
@@ -44,15 +49,47 @@ class TRL(Chat):
             ],
             "solution": "3",
         },
+        {
+            "prompt": [{"role": "user", "content": "How many?"}],
+            "completion": [{"role": "assistant", "content": "3"}],
+            "images": ["picture.png"],
+            "solution": "3",
+        },
+        {
+            "prompt": [{"role": "user", "content": "How many?"}],
+            "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "3"}]}],
+            "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "4"}]}],
+            "images": ["picture.png"],
+            "solution": "3",
+        },
+        {
+            "chosen": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "3"}],
+            "rejected": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "4"}],
+            "images": ["picture.png"],
+            "solution": "3",
+        },
     )  # fmt: skip
 
     kind: Literal["trl"] = "trl"
 
     def wants(self) -> tuple[Columns, ...]:
         truth = (self.truth,) if self.truth else ()
-        return ("prompt", *truth), ("messages", *truth)
+        return ("prompt", *truth), ("messages", *truth), ("chosen", "rejected", *truth)
 
     def sample(self, row: Row) -> Sample:
+        given = {name for name, value in row.values.items() if value is not None}
+        said: dict[str, Any] = {}
+        if {"chosen", "rejected"} <= given:
+            start = 0
+            if "prompt" not in given:
+                start = shared(row)
+                row = row.with_values(prompt=row.need("chosen", list)[:start])
+            said["responses"] = sides(row, start)
+        elif "completion" in given and "label" in given:
+            label: Literal["chosen", "rejected"] = "chosen" if row.need("label", bool) else "rejected"
+            said["responses"] = (Response(text=completion(row, "completion"), label=label),)
+        elif "completion" in given:
+            said["expert"] = completion(row, "completion")
         key = "prompt" if row.values.get("prompt") is not None else "messages"
         if isinstance(row.values.get(key), str):
             row = row.with_values(**{key: [{"role": "user", "content": row.need(key, str)}]})
@@ -63,7 +100,7 @@ class TRL(Chat):
         images = row.images(column)
         if images and not any(_shows(turn) for turn in turns):
             row = row.with_values(**{key: _first(turns, len(images))})
-        return self.conversation(row, key, images)
+        return self.conversation(row, key, images, **said)
 
 
 def _inline(turns: list[Any]) -> list[Any]:
