@@ -108,7 +108,8 @@ CASES: dict[str, tuple[Make, str]] = {
     "a link that leads outside": (linked, r"row 0: images\[0\] names 'a.png', which leads out of the data folder"),
     "rows of another format": (
         lambda f: lines(f, {}) | {"adapter": "trl"},
-        r"row 0: not a row that adapter 'trl' reads. It wants prompt and solution, or messages and solution, or chosen and rejected and solution; the columns "
+        r"row 0: not a row that adapter 'trl' reads. It wants prompt and solution, or messages and solution, "
+        r"or chosen and rejected and solution; the columns "
         r"are problem, answer, images.* set adapter: easyr1",
     ),
     "rows of no known format": (
