@@ -308,7 +308,6 @@ def cosine(folder: Path, point: Point) -> dict[str, Any]:
     from triune.algo.objective import Objective
     from triune.algo.options import PolicyGradient
     from triune.algo.types import Credit, Evaluated
-    from triune.algo.weights import token_weights
     from triune.core.sample import Media
     from triune.core.trajectory import Decisions, Payload, SamplingRule, Trajectory
     from triune.policy.language import LanguageFamily
@@ -379,10 +378,9 @@ def cosine(folder: Path, point: Point) -> dict[str, Any]:
     given = inputs["advantages"].float()
     everyone = torch.ones(len(trajectories), dtype=torch.bool)
     credit = Credit(given[batch.trajectory], everyone, everyone, [""] * len(everyone), ~everyone)
-    batch.advantage, batch.weight = credit.advantage, token_weights(batch, credit, "token-mean")
     current = family.evaluate(batch)
     old = {"old": Evaluated(logp=current.logp.detach())}
-    Objective(PolicyGradient().terms)(batch, current, old).total.backward()
+    Objective(PolicyGradient()).whole(batch, credit, current, old).total.backward()
     mine = {n: p.grad for n, p in family.model.named_parameters() if p.grad is not None}
     assert mine.keys() == theirs.keys(), mine.keys() ^ theirs.keys()
     a, b = (torch.cat([g[n].flatten().double() for n in sorted(mine)]) for g in (mine, theirs))

@@ -50,6 +50,7 @@ class Loop:
             recipe.train.total_steps,
         )
         self.done = 0
+        self.batches = 0
         self.skipped: Counter[str] = Counter()
 
     # -- one step ----------------------------------------------------------------------------------------------
@@ -59,20 +60,24 @@ class Loop:
         progress = Progress(step=self.done + 1, total_steps=self.recipe.train.total_steps)
         recipe = self.recipe.at(progress)
         clock = Clock()
-        samples = self.mixture.batch(progress.step)
-        clock.tick("data")
+        known: list[Sample] = []
 
         def fresh() -> Sequence[Scored]:
+            self.batches += 1
+            samples = self.mixture.batch(self.batches)
+            clock.tick("data")
             try:
                 return judged(samples)
             except DataError:
                 return judged(self.usable(samples))
 
         def judged(samples: Sequence[Sample]) -> Sequence[Scored]:
-            self.family.begin_step(samples)
+            self.family.begin_step([*known, *samples])
             rule = SamplingRule(temperature=recipe.rollout.temperature)  # type: ignore[attr-defined]
             demand = Demand(recipe.train.rollouts_per_prompt, rule, recipe.seed, self.done, progress)
-            episodes = self.generator.generate(samples, demand)
+            demand = self.update.demand(demand, samples)
+            episodes = self.generator.generate(samples, demand) + self.update.place(samples, demand)
+            known.extend(samples)
             clock.tick("rollout", sum(e.outcome.num_tokens for row in episodes for e in row))
             requests = [(row[0].sample, tuple(e.outcome for e in row)) for row in episodes]
             verdicts = self.judge.judge_many(requests, progress)
@@ -187,14 +192,16 @@ class Loop:
         return scored
 
     def save(self) -> Path:
-        position = Position.of(self.done, self.mixture, self.judge.guard, self.monitor.store, self.skipped)
+        position = Position.of(
+            self.done, self.batches, self.mixture, self.judge.guard, self.monitor.store, self.skipped
+        )
         return checkpoint.write(self.run_dir, position, self.family, self.update.state(), self.recipe)
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint; what the monitor holds beyond it is forgotten."""
         position, state, said = checkpoint.resume(path, self.family, self.recipe, self.mixture)
         self.update.restore(state)
-        self.done, self.skipped = position.step, Counter(position.skipped)
+        self.done, self.batches, self.skipped = position.step, position.batches, Counter(position.skipped)
         self.generator.load(self.done)
         self.monitor.rewind(self.done)
         position.put_back(self.judge.guard, self.monitor, said)

@@ -6,17 +6,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from triune.algo.objective import Objective
-from triune.algo.options import ADVANTAGES
+from triune.algo.options import ADVANTAGES, Aggregate
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
-from triune.algo.weights import token_weights, value_weights
-from triune.testing.table import batch_of, trajectory
+from triune.testing.table import batch_of, share, trajectory
 
 VECTORS = json.loads((Path(__file__).parent / "objective_vectors.json").read_text())
 CASES: dict[str, dict[str, Any]] = {case["id"]: case for case in VECTORS["cases"]}
@@ -64,12 +63,7 @@ def b1() -> Table:
 
 
 def loss_and_gradient(b1: Table, case: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    params, batch = case["params"], b1.batch
-    credit = b1.credit(params["adv"])
-    mode = params["agg"] if params["agg"] != "sum-const" else "token-mean"
-    batch.advantage, batch.weight = credit.advantage, token_weights(batch, credit, mode)
-    if params["agg"] == "sum-const":  # a constant in the place of the number of tokens
-        batch.weight = batch.weight * batch.num_decisions / params["const"]
+    params = case["params"]
     term = {
         "kind": "ppo_clip",
         "clip_low": params["eps_low"],
@@ -77,7 +71,9 @@ def loss_and_gradient(b1: Table, case: dict[str, Any]) -> tuple[Tensor, Tensor]:
         "dual": params["dual_clip"],
     }
     logp = b1.flat("logp").requires_grad_()
-    total = Objective([term])(batch, Evaluated(logp), {"old": Evaluated(b1.flat("old_logp"))}).total
+    objective = Objective.of([term], aggregate=params["agg"], constant=params.get("const"))
+    old = {"old": Evaluated(b1.flat("old_logp"))}
+    total = objective.whole(b1.batch, b1.credit(params["adv"]), Evaluated(logp), old).total
     total.backward()
     assert logp.grad is not None
     return total.detach(), logp.grad
@@ -130,13 +126,11 @@ def test_policy_loss_and_its_gradient(b1: Table, name: str) -> None:
 def test_value_loss_and_its_gradient(b1: Table, name: str) -> None:
     case, batch = CASES[name], b1.batch
     credit = b1.credit(case["params"]["returns"])
-    batch.advantage, batch.weight = credit.advantage, token_weights(batch, credit, "token-mean")
-    batch.returns, batch.value_weight = credit.returns, value_weights(batch, credit)
     value = b1.flat("values_new").requires_grad_()
     logp = b1.flat("logp").requires_grad_()
-    objective = Objective([{"kind": "value", "coef": 1.0, "clip": case["params"]["cliprange_value"]}])
+    objective = Objective.of([{"kind": "value", "coef": 1.0, "clip": case["params"]["cliprange_value"]}])
     old = Evaluated(b1.flat("old_logp"), value=b1.flat("values_old"))
-    total = objective(batch, Evaluated(logp, value=value), {"old": old}).total
+    total = objective.whole(batch, credit, Evaluated(logp, value=value), {"old": old}).total
     total.backward()
     assert value.grad is not None
     assert close(total.detach(), case["expected"]["loss"])
@@ -161,19 +155,18 @@ def test_aggregation_modes() -> None:
     inputs, expected = CASES["agg.modes"]["inputs"], CASES["agg.modes"]["expected"]
     batch = rows(inputs["mask"], inputs["group"])
     loss = torch.tensor(inputs["token_loss"]).flatten()
-    credit = everything_counts(batch, loss)
-    assert close((loss * token_weights(batch, credit, "token-mean")).sum(), expected["token_mean"])
-    # The fully masked row enters no denominator.
-    assert close(
-        (loss * token_weights(batch, credit, "seq-mean-token-mean")).sum(), expected["seq_mean_token_mean"]
-    )
+    credit, constant = everything_counts(batch, loss), CASES["agg.modes"]["params"]["const"]
+    names = {"sum-const": "sum_const_L3", "seq-mean-token-sum-const": "seq_mean_token_sum_const_L3"}
+    for mode in get_args(Aggregate):  # the fully masked row enters no denominator
+        weight = share(batch, credit, mode, constant=constant).weight
+        assert close((loss * weight).sum(), expected[names.get(mode, mode.replace("-", "_"))])
 
 
 def test_a_fully_masked_sequence_is_not_counted() -> None:
     case = CASES["edge.fully_masked_sequence"]
     batch = rows(case["inputs"]["mask"], [0, 0])
     loss = torch.tensor(case["inputs"]["token_loss"]).flatten()
-    weight = token_weights(batch, everything_counts(batch, loss), "seq-mean-token-mean")
+    weight = share(batch, everything_counts(batch, loss), "seq-mean-token-mean").weight
     assert close((loss * weight).sum(), case["expected"]["loss_exclude"])
 
 
@@ -184,12 +177,11 @@ def test_an_impossible_token_outside_the_loss_does_no_harm() -> None:
         for name, v in case["inputs"].items()
     }
     batch = rows(case["inputs"]["mask"], [0])
-    batch.advantage = inputs["advantages"].flatten()
-    batch.weight = token_weights(batch, everything_counts(batch, batch.advantage), "token-mean")
+    credit = everything_counts(batch, inputs["advantages"].flatten())
     logp = inputs["logp"].flatten().requires_grad_()
-    objective = Objective([{"kind": "ppo_clip"}, {"kind": "entropy", "coef": 0.1}])
-    entropy = torch.tensor([0.0, math.nan])
-    total = objective(batch, Evaluated(logp, entropy), {"old": Evaluated(inputs["old_logp"].flatten())}).total
+    objective = Objective.of([{"kind": "ppo_clip"}, {"kind": "entropy", "coef": 0.1}])
+    current, old = Evaluated(logp, torch.tensor([0.0, math.nan])), Evaluated(inputs["old_logp"].flatten())
+    total = objective.whole(batch, credit, current, {"old": old}).total
     total.backward()
     assert logp.grad is not None
     assert close(total.detach(), case["expected"]["loss"])
@@ -220,11 +212,9 @@ def test_imitation_is_the_mean_over_placed_tokens() -> None:
         for i, row in enumerate(mask)
     ]
     batch, _ = batch_of(made, [None] * len(made))
-    objective = Objective([{"kind": "imitation"}])
     credit = everything_counts(batch, torch.zeros(batch.num_decisions))
-    batch.weight = token_weights(batch, credit, "token-mean", placed=objective.placed)
     logp = torch.tensor(case["inputs"]["logp"])[mask].requires_grad_()
-    total = objective(batch, Evaluated(logp), {}).total
+    total = Objective.of([{"kind": "imitation"}]).whole(batch, credit, Evaluated(logp), {}).total
     total.backward()
     assert logp.grad is not None
     assert close(total.detach(), case["expected"]["loss"])

@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from triune.algo.advantage import GroupRelative
-from triune.algo.gae import GeneralisedAdvantage
+from triune.algo.advantages.gae import GeneralisedAdvantage
+from triune.algo.advantages.group import GroupRelative
 from triune.algo.objective import Objective
+from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
-from triune.algo.weights import token_weights
 from triune.core.schedule import Progress
 from triune.core.trajectory import Trajectory
-from triune.testing.table import TableFamily, batch_of, recipe, scored, trajectory
+from triune.testing.table import TableFamily, batch_of, recipe, scored, share, trajectory
 from triune.train.learner import Learner
 
 torch.set_num_threads(1)
@@ -125,7 +125,7 @@ def test_two_scores_and_two_abstentions_make_a_baseline_of_a_half() -> None:
     rows = [trajectory([1], id=f"{i}") for i in range(4)]
     batch, found = credit(rows, [1.0, 0.0, None, None], scale="none")
     assert found.advantage.tolist() == [0.5, -0.5, 0.0, 0.0]
-    assert token_weights(batch, found, "token-mean").tolist() == [0.5, 0.5, 0.0, 0.0]
+    assert share(batch, found).weight.tolist() == [0.5, 0.5, 0.0, 0.0]
 
 
 @quick
@@ -143,7 +143,7 @@ def test_weights_divide_by_what_the_mini_batch_counts(made: Rollouts, mode: Any,
     """Over any choice of rows the weights are equal shares of the trained decisions (or sequences), and sum to 1."""
     batch, found = credit(made.rows, made.totals)
     rows = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(made.rows), max_size=len(made.rows))))
-    weight = token_weights(batch, found, mode, rows)
+    weight = share(batch, found, mode, rows).weight
     live = (rows & found.in_loss)[batch.trajectory] & batch.sampled
     assert torch.equal(weight > 0, live)
     if not bool(live.any()):
@@ -162,23 +162,29 @@ def test_losses_add_up_over_any_split(
     made: Rollouts, mode: Any, dual: float | None, data: st.DataObject
 ) -> None:
     batch, found = credit(made.rows, made.totals)
-    batch.advantage, batch.weight = found.advantage, token_weights(batch, found, mode)
     shift = data.draw(
         st.lists(st.floats(-1, 1, width=32), min_size=batch.num_decisions, max_size=batch.num_decisions)
     )
     logp = batch.logp_behavior + torch.tensor(shift, dtype=torch.float32)
-    objective = Objective([{"kind": "ppo_clip", "dual": dual}])
-    whole = objective(batch, Evaluated(logp), {"old": Evaluated(batch.logp_behavior)}).total
+    objective = Objective.of([{"kind": "ppo_clip", "dual": dual}], aggregate=mode)
+    judged = Rewards(torch.zeros(len(made.rows)).double(), torch.zeros(batch.num_decisions))
+    (name, all_of_it), *_ = objective.shares(batch, found, judged).items()
+    whole = objective.whole(batch, found, Evaluated(logp), {"old": Evaluated(batch.logp_behavior)}).total
     place = data.draw(st.lists(st.integers(0, 2), min_size=len(made.rows), max_size=len(made.rows)))
     total = 0.0
-    for part in range(3):
-        chosen = [i for i, where in enumerate(place) if where == part]
+    for number in range(3):
+        chosen = [i for i, where in enumerate(place) if where == number]
         if not chosen:
             continue
         mine = torch.isin(batch.trajectory, torch.tensor(chosen))
         small = Batch.of([made.rows[i] for i in chosen], None)
-        small.advantage, small.weight = batch.advantage[mine], batch.weight[mine]
-        total += float(objective(small, Evaluated(logp[mine]), {"old": Evaluated(small.logp_behavior)}).total)
+        small.advantage = found.advantage[mine]
+        views, part = (
+            {"old": Evaluated(small.logp_behavior)},
+            Share(all_of_it.live[mine], all_of_it.weight[mine]),
+        )
+        progress = Progress(step=1, total_steps=1)
+        total += float(objective(small, Evaluated(logp[mine]), views, {name: part}, progress).total)
     assert total == pytest.approx(float(whole), abs=1e-5)
 
 

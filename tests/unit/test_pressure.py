@@ -13,11 +13,10 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from triune.algo.advantage import GroupRelative
-from triune.algo.gae import GeneralisedAdvantage
+from triune.algo.advantages.gae import GeneralisedAdvantage
+from triune.algo.advantages.group import GroupRelative
 from triune.algo.options import ADVANTAGES
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
-from triune.algo.weights import token_weights, value_weights
 from triune.core.sample import Check, EnvSpec, Frame, Message, Sample, Text
 from triune.core.schedule import Linear, Progress, resolve
 from triune.core.trajectory import Group, SamplingRule, Trajectory
@@ -27,8 +26,9 @@ from triune.monitor.metric import Scored
 from triune.rollout.conversation import Segment
 from triune.rollout.engine import Completion, Request
 from triune.rollout.episode import Conversations
-from triune.rollout.generator import Demand, Episode, by_group, run_plan
-from triune.testing.table import TableFamily, recipe, scored, trajectory
+from triune.rollout.generator import Demand, Episode
+from triune.rollout.plan import by_group, run_plan
+from triune.testing.table import TableFamily, recipe, scored, share, trajectory
 from triune.train.batching import join, rewards
 from triune.train.learner import Learner, Report
 from triune.verify.boxes import DYNAMIC_IOU
@@ -216,7 +216,7 @@ def test_3_forced_tokens_inside_a_turn_are_never_in_the_loss() -> None:
     batch = family.pack([one])
     ones = torch.ones(1, dtype=torch.bool)
     credit = Credit(torch.ones(batch.num_decisions), ones, ones, [""], ~ones)
-    weight = token_weights(batch, credit, "token-mean")
+    weight = share(batch, credit).weight
     assert weight.tolist() == [0.25, 0.25, 0.0, 0.0, 0.25, 0.25]
     logp = family.evaluate(batch).logp
     torch.where(weight > 0, logp * weight, 0.0).sum().backward()
@@ -260,7 +260,7 @@ def test_4_one_turn_of_several_policy_versions() -> None:
     # Loss tokens are the sampled ones less the masked ones: three, each with a third of the weight.
     batch = family.pack([resumed, fresh])
     credit = Fresh()(batch, Rewards(torch.tensor([1.0, 0.0]).double(), torch.zeros(5)), {})
-    assert token_weights(batch, credit, "token-mean").tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3])
+    assert share(batch, credit).weight.tolist() == pytest.approx([0, 0, 1 / 3, 1 / 3, 1 / 3])
 
 
 # -- 5. in the loss, in the baseline ---------------------------------------------------------------------------------
@@ -281,7 +281,10 @@ def test_5_leaving_the_loss_is_not_leaving_the_baseline() -> None:
     ]
     terms = [{"kind": "ppo_clip"}, {"kind": "imitation"}]
     _, gradient, report = learn(
-        rows, drop_truncated=True, terms=terms, advantage={"kind": "group", "scale": "none"}
+        rows,
+        adjust={"overlong": {"kind": "mask_truncated"}},
+        terms=terms,
+        advantage={"kind": "group", "scale": "none"},
     )
     fates = {o.trajectory.id: (o.in_loss, o.in_baseline, o.reason) for o in report.scored}
     assert fates == {
@@ -448,7 +451,7 @@ def test_9_branches_share_a_prefix_and_train_every_token_once() -> None:
     # Gradient of the batch = gradient of the sum over the tree's seven tokens, each counted once.
     credit = GroupRelative()(batch, Rewards(torch.tensor([1.0, 0.0]).double(), torch.zeros(7)), {})
     assert credit.in_baseline.tolist() == [True, True]
-    weight = token_weights(batch, credit, "token-mean")
+    weight = share(batch, credit).weight
     (found * weight).sum().backward()
     logp = family.table.weight.detach().clone().requires_grad_()
     tree = [(0, 1), (1, 2), (2, 3), (3, 4), (2, 0), (0, 3), (3, 1)]
@@ -486,7 +489,9 @@ def test_10_values_are_read_where_the_policy_was_about_to_choose() -> None:
         Rewards(torch.zeros(2).double(), torch.zeros(4)),
         {"old": Evaluated(batch.logp_behavior, value=torch.zeros(4))},
     )
-    assert value_weights(batch, credit).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0.0])
+    assert share(batch, credit, kind="value").value_weight.tolist() == pytest.approx(
+        [1 / 3, 1 / 3, 1 / 3, 0.0]
+    )
 
 
 # -- 11. two sizes of a picture, and a frame -------------------------------------------------------------------------

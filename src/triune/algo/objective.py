@@ -1,21 +1,24 @@
 """An objective is a sum of terms over one batch; what a term needs and a family provides must match before a run starts.
 
-Weights carry the global denominators (`token_weights`), so each term is a plain sum: splitting a batch into
-micro-batches, or over processes, adds the same numbers in another order.
+Every term owns its share of a mini-batch: which decisions, read-outs or pairs it counts, with weights that carry their
+global denominators. So each term is a plain sum: splitting a batch into micro-batches, or over processes, adds the same
+numbers in another order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from triune.algo.options import TERMS
-from triune.algo.types import Batch, Evaluated
+from triune.algo.options import PolicyGradient
+from triune.algo.share import Share
+from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.errors import RecipeError
+from triune.core.schedule import Progress
 from triune.monitor.metric import Metric
 
 
@@ -38,76 +41,88 @@ class Loss:
 
 
 class Term(Protocol):
-    """`needs` names views (`old`, `reference`, ...) and extras of the current view (`entropy`, `value`)."""
+    """See `TermOptions`, which a term derives from."""
 
-    kind: str
-    coef: float
     component: str
-    placed: bool
+    couples: bool
 
     @property
     def needs(self) -> frozenset[str]: ...
 
+    def coefficient(self, progress: Progress) -> float: ...
+
+    def share(self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor) -> Share: ...
+
     def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult: ...
-
-
-VIEWS = frozenset({"old", "reference"})
 
 
 class Objective:
     """The weighted sum of the recipe's terms."""
 
-    def __init__(self, terms: Sequence[Mapping[str, object]]) -> None:
-        if not terms:
+    def __init__(self, algo: PolicyGradient) -> None:
+        self.terms: dict[str, Any] = {}
+        for name, term in algo.parts("terms").items():
+            mode, constant = term.aggregate or algo.aggregate, term.constant or algo.constant
+            self.terms[name] = term.model_copy(update={"aggregate": mode, "constant": constant})
+            if mode.endswith("const") and constant is None:
+                raise RecipeError(f"algo.terms.{name} divides by a constant, but algo.constant is not given")
+        if not self.terms:
             raise RecipeError("algo.terms is empty: nothing would be trained")
-        self.terms: list[Term] = [TERMS[str(term["kind"])].model_validate(term) for term in terms]
-        self.needs: frozenset[str] = frozenset().union(*(term.needs for term in self.terms))
-        self.placed = frozenset(term.component for term in self.terms if term.placed)
-        mixed = self.placed & {term.component for term in self.terms if not term.placed}
-        if mixed:
-            raise RecipeError(
-                f"terms of component {sorted(mixed)} disagree whether sampled or placed decisions are trained; "
-                "give demonstrations a component of their own"
-            )
+        self.needs: frozenset[str] = frozenset().union(*(term.needs for term in self.terms.values()))
+        self.couples = any(term.couples for term in self.terms.values())
 
-    def check(self, provides: frozenset[str], extra: frozenset[str] = frozenset()) -> None:
-        """Raises RecipeError when a term (or the advantage, `extra`) needs what the family cannot give."""
-        missing = (self.needs | extra) - provides - {"old"}
-        if missing:
-            raise RecipeError(
-                f"the objective needs {sorted(missing)} but the policy provides {sorted(provides)}; "
-                "choose other terms or another policy"
-            )
+    @classmethod
+    def of(cls, terms: Sequence[Mapping[str, Any]] | Mapping[str, Any], **options: Any) -> Objective:
+        """The objective of these terms, for use without a recipe."""
+        return cls(PolicyGradient.model_validate({"terms": terms, **options}))
 
-    @property
-    def extras(self) -> frozenset[str]:
-        """What the current view must hold besides log-probs."""
-        return self.needs - VIEWS
-
-    def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> Loss:
-        orphans = set(batch.components) - {term.component for term in self.terms}
+    def shares(
+        self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor | None = None
+    ) -> dict[str, Share]:
+        """What each term counts of the mini-batch `rows` bool[B] (all without). Raises RecipeError for rollouts of a
+        component that no term trains."""
+        orphans = set(batch.components) - {term.component for term in self.terms.values()} - {"baseline"}
         if orphans:
             raise RecipeError(f"no term of algo.terms trains the component {sorted(orphans)} of the rollouts")
+        rows = torch.ones(len(batch.trajectories), dtype=torch.bool) if rows is None else rows
+        found = {name: term.share(batch, credit, rewards, rows) for name, term in self.terms.items()}
+        if credit.scale is not None:
+            for share in found.values():
+                share.weight = share.weight * credit.scale
+        return found
+
+    def __call__(
+        self,
+        batch: Batch,
+        current: Evaluated,
+        views: Mapping[str, Evaluated],
+        shares: Mapping[str, Share],
+        progress: Progress,
+    ) -> Loss:
         # An empty slice keeps the graph when every decision is masked; `sum() * 0` would turn an infinity into NaN.
         loss = Loss(current.logp[:0].sum(), {}, [])
-        for term in self.terms:
-            result = term(_only(batch, term.component), current, views)
-            loss.total = loss.total + term.coef * result.loss
-            name = term.kind if term.component == "policy" else f"{term.component}/{term.kind}"
-            loss.parts[name] = loss.parts.get(name, 0.0) + float(result.loss.detach())
+        for name, term in self.terms.items():
+            share = shares[name]
+            mine = replace(batch, **{key: getattr(share, key) for key in share.__slots__})
+            result = term(mine, current, views)
+            if coefficient := term.coefficient(progress):  # a term that is off may be infinite
+                loss.total = loss.total + coefficient * result.loss
+            loss.parts[name] = float(result.loss.detach())
             loss.metrics += result.metrics
         return loss
 
-
-def _only(batch: Batch, component: str) -> Batch:
-    """The batch with the weights of every other component at 0."""
-    if batch.weight is None or list(batch.components) == [component]:
-        return batch
-    mine = torch.tensor([name == component for name in batch.components], device=batch.weight.device)
-    weight = torch.where(mine[batch.component], batch.weight, 0.0)
-    if batch.value_weight is None:
-        return replace(batch, weight=weight)
-    rows = torch.tensor([t.component == component for t in batch.trajectories], device=batch.weight.device)
-    return replace(
-        batch, weight=weight, value_weight=torch.where(rows[batch.value_trajectory], batch.value_weight, 0.0)
-    )
+    def whole(
+        self,
+        batch: Batch,
+        credit: Credit,
+        current: Evaluated,
+        views: Mapping[str, Evaluated],
+        rewards: Rewards | None = None,
+        progress: Progress = Progress(step=1, total_steps=1),
+    ) -> Loss:
+        """The loss of a batch that is not cut: one mini-batch of one micro-batch."""
+        rewards = rewards or Rewards(torch.zeros(len(batch.trajectories)).double(), torch.zeros(0))
+        batch = replace(batch, advantage=credit.advantage, reward=rewards.total.float())
+        if credit.returns is not None:
+            batch.returns = credit.returns
+        return self(batch, current, views, self.shares(batch, credit, rewards), progress)

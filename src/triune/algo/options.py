@@ -2,63 +2,247 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from triune.core.base import Frozen
+from triune.core.errors import RecipeError
 from triune.core.registry import Registry
+from triune.core.schedule import Progress, Schedule, resolve
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from triune.algo.share import Share
+    from triune.algo.step import Step
+    from triune.algo.types import Batch, Credit, Rewards
+    from triune.core.sample import Sample
+    from triune.monitor.metric import Metric, Scored
+    from triune.rollout.generator import Demand, Episode
 
 
 class Options(Frozen):
-    """Parameters that a plug-in owns; `kind` is the name it is registered under."""
+    """A part of the algorithm: parameters that a plug-in owns, `kind` being the name it is registered under, and what it
+    does. A part that remembers something between steps keeps it in a private attribute and overrides the last three.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of views (`old` always exists), extras of the current pass (`entropy`, `value`, `distribution`), and
+        extras of a view (`masked.entropy`)."""
+        return frozenset()
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it: tensors and plain data."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state` gave."""
+
+    def observe(self, metrics: Sequence[Metric]) -> None:
+        """Called after every step with what it measured."""
+
+
+class CollectOptions(Options):
+    """What a step is made of: asked before its rollouts are drawn, beside them, and after they were judged."""
+
+    def demand(self, demand: Demand, samples: Sequence[Sample]) -> Demand:
+        """What is asked of the generator for these samples."""
+        return demand
+
+    def place(self, samples: Sequence[Sample], demand: Demand, family: Any) -> list[list[Episode]]:
+        """Rows beside those that are drawn, judged like them, every list as a group of its own."""
+        return []
+
+    def select(
+        self, scored: Sequence[Scored], more: Any, progress: Progress
+    ) -> tuple[list[Scored], list[Metric]]:
+        """The rollouts that are trained on. `more()` gives the judged rollouts of another batch of fresh prompts."""
+        return list(scored), []
+
+
+class ViewOptions(Options):
+    """A named pass over the step's decisions by something else than the current policy on what it saw."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it is evaluated in every micro-batch, by the weights of that moment and with gradient; if not, once per
+        step before anything moves."""
+        return False
+
+
+class ShapeOptions(Options):
+    """Changes rewards before credit is given."""
+
+    def __call__(self, step: Step) -> tuple[Rewards, list[Metric]]:
+        raise NotImplementedError
+
+
+class AdjustOptions(Options):
+    """Changes the credit of a step, in place: masks decisions, scales their loss, adds to advantages."""
+
+    def __call__(self, step: Step) -> list[Metric]:
+        raise NotImplementedError
+
+
+Aggregate = Literal[
+    "token-mean", "group-token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "sum-const", "seq-mean-token-sum-const",
+]  # fmt: skip
 
 
 class TermOptions(Options):
-    """What every objective term has. A term sees the decisions (and value read-outs) of its component only.
+    """What every objective term has. A term sees the decisions (and value read-outs, rows, pairs) of its component only,
+    and owns its mask and its denominator.
 
-    `placed`: the term trains decisions that were placed rather than sampled (the tokens of a demonstration); every
-    other term trains what the policy sampled.
+    `tokens`: which decisions of its component it trains: those that the policy sampled, those that were placed (a
+    demonstration's), or both. `couples`: it compares the rollouts of a group, which then stay in one micro-batch.
     """
 
-    placed: ClassVar[bool] = False
+    tokens: ClassVar[Literal["sampled", "placed", "all"]] = "sampled"
+    couples: ClassVar[bool] = False
 
-    coef: float = Field(default=1.0, description="weight of the term in the loss")
+    coef: float | Schedule = Field(
+        default=1.0, description="weight of the term in the loss, or a schedule of it"
+    )
     component: str = Field(default="policy", description="trajectories that it trains, by their `component`")
+    aggregate: Aggregate | None = Field(
+        default=None, description="how it is averaged; null: as algo.aggregate says"
+    )
+    constant: float | None = Field(
+        default=None, gt=0, description="L of the modes that end in const; null: algo.constant"
+    )
+
+    def coefficient(self, progress: Progress) -> float:
+        """Its weight at this progress."""
+        return self.coef if isinstance(self.coef, (int, float)) else resolve(self.coef, progress)
+
+    def share(self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor) -> Share:
+        """What it counts of the mini-batch `rows` bool[B], given the whole step."""
+        from triune.algo.weights import decisions
+
+        return decisions(self, batch, credit, rows)
 
 
-ADVANTAGES: Registry[Any] = Registry("advantage", "triune.algo")
+ADVANTAGES: Registry[Any] = Registry("advantage", "triune.algo.advantages")
 TERMS: Registry[Any] = Registry("objective term", "triune.algo.terms")
+COLLECTORS: Registry[Any] = Registry("collector", "triune.algo.collect")
+VIEWS: Registry[Any] = Registry("view", "triune.algo.views")
+SHAPES: Registry[Any] = Registry("reward shape", "triune.algo.shape")
+ADJUSTMENTS: Registry[Any] = Registry("adjustment", "triune.algo.adjust")
+
+Parts = dict[str, dict[str, Any] | None]
+"""Options of plug-ins by a name of the recipe's choice; null takes out what a preset put in."""
+
+
+def _parts(what: str) -> Any:
+    return Field(default_factory=dict, description=what)
+
+
+def _v_triune() -> Parts:
+    return {"ppo_clip": {"kind": "ppo_clip", "clip_low": 0.2, "clip_high": 0.28}}
 
 
 class PolicyGradient(Frozen):
-    """Group or value based policy-gradient training: an advantage and a sum of objective terms.
+    """Policy optimisation: what a step is made of, an advantage, and a sum of objective terms.
 
-    The default is V-Triune's paper preset: group-relative advantage, clip .2/.28, token-mean over the global batch,
-    no KL, no reference model, no entropy bonus.
+    Without a preset it is V-Triune's: group-relative advantage, clip .2/.28, token-mean over the global batch, no KL, no
+    reference model, no entropy bonus.
     """
 
     kind: Literal["policy_gradient"] = "policy_gradient"
+    preset: str | None = Field(
+        default=None,
+        description="a published update rule that the other keys are laid on; `triune recipes` lists them",
+    )
+    collect: Parts = _parts("what a step is made of besides fresh rollouts, by name")
+    views: Parts = _parts("further passes over what was sampled, by the name that terms refer to")
+    shape: Parts = _parts("changes of rewards before credit is given, in order, by name")
     advantage: dict[str, Any] = Field(
         default_factory=lambda: {"kind": "group"}, description="estimator and its parameters"
     )
-    terms: tuple[dict[str, Any], ...] = Field(
-        default_factory=lambda: ({"kind": "ppo_clip", "clip_low": 0.2, "clip_high": 0.28},),
-        description="objective terms, each with its own parameters and coefficient",
+    adjust: Parts = _parts("changes of credit: masks, importance weights, gates, in order, by name")
+    terms: Parts = Field(
+        default_factory=_v_triune,
+        description="objective terms by name (a list is named by kinds), each with its own parameters and coefficient",
     )
-    aggregate: Literal["token-mean", "seq-mean-token-mean"] = Field(
+    aggregate: Aggregate = Field(
         default="token-mean",
         description="denominators are global: the whole mini-batch, whatever the micro-batches",
     )
-    drop_truncated: bool = Field(
-        default=False, description="truncated rollouts leave the loss (not the baseline)"
+    constant: float | None = Field(
+        default=None, gt=0, description="L of the modes that end in const, mostly the longest response"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        """What the preset says, below what the recipe says."""
+        if not isinstance(values, Mapping) or values.get("preset") is None:
+            return values
+        from triune.algo.preset import load
+        from triune.core.loading import merge
+
+        given = {key: _named(value) if key == "terms" else value for key, value in values.items()}
+        return merge(load(str(values["preset"])).algo, given)
+
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _by_name(cls, terms: Any) -> Any:
+        return _named(terms)
+
+    def parts(self, key: str) -> dict[str, Any]:
+        """The plug-ins under `key` (`terms`, `views`, ...), built, by name. Raises RecipeError for a kind that is missing or
+        unknown, and for a bad parameter. Not done when a recipe is read, because most parts need torch."""
+        found = getattr(self, key)
+        return {n: _part(_REGISTRIES[key], o, f"algo.{key}.{n}") for n, o in found.items() if o is not None}
+
+    def estimator(self) -> Any:
+        """The advantage, built; raises as `parts` does."""
+        return _part(ADVANTAGES, self.advantage, "algo.advantage")
 
     def build(self, family: Any, recipe: Any, exact: bool) -> Any:
         """The update that `loop.py` calls: triune.train.learner.Learner."""
         from triune.train.learner import Learner
 
         return Learner(family, recipe, exact)
+
+
+_REGISTRIES = {
+    "collect": COLLECTORS,
+    "views": VIEWS,
+    "shape": SHAPES,
+    "adjust": ADJUSTMENTS,
+    "terms": TERMS,
+}
+
+
+def _named(terms: Any) -> Any:
+    """A list of terms by the names of their kinds; the second of a kind is `kind-2`."""
+    if not isinstance(terms, (list, tuple)):
+        return terms
+    named: dict[str, Any] = {}
+    for term in terms:
+        kind = str(term.get("kind", "?")) if isinstance(term, Mapping) else "?"
+        same = sum(name == kind or name.startswith(f"{kind}-") for name in named)
+        named[f"{kind}-{same + 1}" if same else kind] = term
+    return named
+
+
+def _part(registry: Registry[Any], options: Mapping[str, Any], where: str) -> Any:
+    """One plug-in; errors name it."""
+    kind = options.get("kind")
+    if not isinstance(kind, str) or kind not in registry:
+        said = "has no kind" if kind is None else f"unknown {registry.kind} {kind!r}"
+        raise RecipeError(f"{where}: {said}; {registry.hint(str(kind or ''))}")
+    try:
+        return registry[kind].model_validate(options)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join((where, *map(str, first["loc"])))
+        said = "is required: its value is not public" if first["type"] == "missing" else first["msg"]
+        raise RecipeError(f"{key}: {said.removeprefix('Value error, ')}") from error
 
 
 ALGOS: Registry[type[Frozen]] = Registry("algo", "triune.algo.options")

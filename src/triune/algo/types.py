@@ -16,6 +16,10 @@ from torch import Tensor
 from triune.core.trajectory import Trajectory
 
 
+def _empty() -> Tensor:
+    return torch.zeros(0)
+
+
 @dataclass(slots=True)
 class Batch:
     """Trajectories packed by their family, with everything that an objective needs about each decision.
@@ -24,8 +28,9 @@ class Batch:
     lists below; `action` numbers the trajectory's turns that this decision's chunk belongs to); sampled bool[N].
     value_trajectory, value_turn i64[V]: read-out v precedes turn `value_turn[v]`; a truncated trajectory has one more
     after its last turn, the bootstrap.
-    advantage, weight f32[N]: filled from Credit; `weight` already holds 1 / (global count), so that a loss is a plain
-    sum and does not depend on micro-batching. `returns` f32[V] are the value targets, `value_weight` f32[V] likewise.
+    advantage f32[N], returns f32[V] (the value targets) and reward f32[B] come from credit and judge. The rest is the
+    share of the term that looks (`algo/share.py`): `live` bool[N], and weights that already hold 1 / (global count), so
+    that a loss is a plain sum and does not depend on micro-batching.
     """
 
     payload: Any
@@ -44,10 +49,15 @@ class Batch:
     components: Sequence[str]
     value_trajectory: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     value_turn: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    advantage: Tensor | None = None
-    weight: Tensor | None = None
-    returns: Tensor | None = None
-    value_weight: Tensor | None = None
+    advantage: Tensor = field(default_factory=_empty)
+    returns: Tensor = field(default_factory=_empty)
+    reward: Tensor = field(default_factory=_empty)
+    live: Tensor = field(default_factory=_empty)
+    weight: Tensor = field(default_factory=_empty)
+    value_weight: Tensor = field(default_factory=_empty)
+    row_weight: Tensor = field(default_factory=_empty)
+    pairs: Tensor = field(default_factory=_empty)
+    pair_weight: Tensor = field(default_factory=_empty)
 
     @property
     def num_decisions(self) -> int:
@@ -104,10 +114,13 @@ class Evaluated:
 @dataclass(slots=True)
 class Rewards:
     """What the judge said of B trajectories: total f64[B] (NaN = abstained), and the same reward placed in time,
-    placed f32[N] (a per-step reward at its decision, the rest at the last sampled decision)."""
+    placed f32[N] (a per-step reward at its decision, the rest at the last sampled decision). `parts` holds each check's
+    own share of the total f64[B] (NaN where a rollout has none), `correct` f64[B] 1, 0 or NaN."""
 
     total: Tensor
     placed: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    correct: Tensor = field(default_factory=_empty)
 
 
 @dataclass(slots=True)
@@ -116,7 +129,8 @@ class Credit:
 
     advantage f32[N]; in_loss, in_baseline bool[B]; reasons[B] ('' where both hold); returns f32[V] when a value
     function is trained; `degenerate` bool[groups] marks groups without variance. `masked` bool[N] takes single
-    decisions of a trained trajectory out of the loss (those that older weights drew, for example).
+    decisions of a trained trajectory out of the loss and its denominators (those that older weights drew, for example);
+    `scale` f32[N] multiplies each decision's loss, detached, and no denominator (importance weights, gates).
     """
 
     advantage: Tensor
@@ -126,6 +140,7 @@ class Credit:
     degenerate: Tensor
     returns: Tensor | None = None
     masked: Tensor | None = None
+    scale: Tensor | None = None
 
 
 def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:

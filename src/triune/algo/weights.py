@@ -2,64 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from triune.algo.options import TermOptions
+from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, segment_sum
 from triune.monitor.metric import Metric
 
 
-def trained(batch: Batch, credit: Credit, rows: Tensor | None = None, placed: Collection[str] = ()) -> Tensor:
-    """Which decisions are in the loss, bool[N]; see `token_weights`."""
-    teaches = torch.tensor([name in placed for name in batch.components])
-    live = credit.in_loss[batch.trajectory] & (batch.sampled ^ teaches[batch.component])
-    if credit.masked is not None:
-        live = live & ~credit.masked
-    return live if rows is None else live & rows[batch.trajectory]
+def trained(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> Tensor:
+    """The decisions bool[N] that a term trains: of its component, in the loss, sampled or placed as it says, not masked."""
+    mine = torch.tensor([name == term.component for name in batch.components])
+    live = mine[batch.component] & (credit.in_loss & rows)[batch.trajectory]
+    if term.tokens != "all":
+        live = live & (batch.sampled if term.tokens == "sampled" else ~batch.sampled)
+    return live if credit.masked is None else live & ~credit.masked
 
 
-def token_weights(
-    batch: Batch,
-    credit: Credit,
-    mode: Literal["token-mean", "seq-mean-token-mean"],
-    rows: Tensor | None = None,
-    placed: Collection[str] = (),
-) -> Tensor:
-    """Weight of every decision, f32[N]: 0 outside the loss, else 1 / its component's global denominator.
+def decisions(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> Share:
+    """The share of a term that is a sum over decisions: weights by its `aggregate`, over the mini-batch `rows` bool[B].
 
-    `rows` bool[B] selects the mini-batch that the denominators count over. Components (RL, imitation, ...) never
-    enter each other's count; those in `placed` train the decisions that were placed, the others those sampled.
-    A sequence without a trained decision enters no denominator.
+    token-mean: 1 / decisions. group-token-mean: 1 / (decisions of the group x groups). seq-mean-token-mean: 1 / (decisions
+    of the rollout x rollouts). seq-mean-token-sum: 1 / rollouts. sum-const: 1 / L. Only groups and rollouts that have a
+    trained decision are counted; but seq-mean-token-sum-const: 1 / (L x all rollouts in the loss), as TRL has it.
     """
-    ones = trained(batch, credit, rows, placed).float()
-    counts = segment_sum(ones, batch.component, len(batch.components)).clamp(min=1)
-    if mode == "token-mean":
-        return ones / counts[batch.component]
+    live = trained(term, batch, credit, rows)
+    ones = live.float()
     lengths = segment_sum(ones, batch.trajectory, len(batch.trajectories))
-    component = torch.zeros(len(batch.trajectories), dtype=torch.long)
-    component[batch.trajectory] = batch.component
-    sequences = segment_sum((lengths > 0).float(), component, len(batch.components)).clamp(min=1)
-    return ones / (lengths.clamp(min=1)[batch.trajectory] * sequences[batch.component])
+    sequences = (lengths > 0).sum().clamp(min=1)
+    match term.aggregate:
+        case "seq-mean-token-mean":
+            divisor = lengths.clamp(min=1)[batch.trajectory] * sequences
+        case "seq-mean-token-sum":
+            divisor = sequences
+        case "sum-const":
+            divisor = torch.tensor(_constant(term))
+        case "seq-mean-token-sum-const":
+            everyone = (
+                rows
+                & credit.in_loss
+                & torch.tensor([t.component == term.component for t in batch.trajectories])
+            )
+            divisor = _constant(term) * everyone.sum().clamp(min=1)
+        case "group-token-mean":
+            sizes = segment_sum(ones, batch.group, int(batch.group.max()) + 1 if len(ones) else 0)
+            divisor = sizes.clamp(min=1)[batch.group] * (sizes > 0).sum()
+        case _:
+            divisor = ones.sum().clamp(min=1)
+    return Share(live=live, weight=ones / divisor)
 
 
-def value_weights(batch: Batch, credit: Credit, rows: Tensor | None = None) -> Tensor:
-    """Weight of every value read-out, f32[V]: 1 / their number in its component, over the mini-batch `rows`.
+def _constant(term: TermOptions) -> float:
+    assert term.constant is not None, "checked when the objective was built"
+    return term.constant
+
+
+def readouts(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> Share:
+    """The share of a term over value read-outs: 1 / their number f32[V], over the mini-batch `rows`.
 
     0 where no trained decision follows in its turn (the bootstrap of a truncated episode, a turn that was placed): such
     a value has no return of its own to be regressed on.
     """
+    share = decisions(term, batch, credit, rows)
     turns = 1 + int(torch.cat([batch.turn, batch.value_turn, batch.turn.new_zeros(1)]).max())
-    places = batch.trajectory * turns + batch.turn
-    followed = places[trained(batch, credit, rows)]
-    live = torch.isin(batch.value_trajectory * turns + batch.value_turn, followed)
-    names = {name: i for i, name in enumerate(batch.components)}
-    component = torch.tensor([names[t.component] for t in batch.trajectories], dtype=torch.long)
-    component = component[batch.value_trajectory]
-    counts = segment_sum(live.float(), component, len(batch.components)).clamp(min=1)
-    return live.float() / counts[component]
+    followed = (batch.trajectory * turns + batch.turn)[share.live]
+    read = torch.isin(batch.value_trajectory * turns + batch.value_turn, followed).float()
+    share.value_weight = read / read.sum().clamp(min=1)
+    return share
 
 
 def by_source(batch: Batch, live: Tensor, values: Mapping[str, Tensor]) -> list[Metric]:

@@ -13,15 +13,22 @@ from typing import Protocol
 
 from torch import nn
 
+from triune.algo.options import ViewOptions
 from triune.algo.types import Batch, Evaluated
 from triune.core.sample import Sample
 from triune.core.trajectory import Trajectory
 
 
 class Family(Protocol):
-    """`provides` names the extras that `evaluate` can return besides log-probs (entropy, value, ...)."""
+    """`provides` names the extras that `evaluate` can return besides log-probs (entropy, value, ...), `views` the kinds of
+    views that it can be asked for (`frozen`, `corrupted`)."""
 
     provides: frozenset[str]
+    views: frozenset[str]
+
+    def declare(self, name: str, view: ViewOptions) -> None:
+        """Makes `evaluate(view=name)` mean this. Called before the first step, with kinds of `views` only."""
+        ...
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Trainable parts by the names that recipes freeze and give learning rates to; together, all that can train."""

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from triune.algo.options import ViewOptions
 from triune.algo.types import Batch, Evaluated
 from triune.core.errors import MediaMismatch, ParityError, RecipeError, WindowExceeded
 from triune.core.sample import Media, Sample
@@ -46,6 +47,7 @@ class LanguageFamily:
     """
 
     provides = frozenset({"entropy"})
+    views = frozenset[str]()
     lora: Lora | None = None
 
     def __init__(self, model: Any, processor: Any, options: LanguageOptions) -> None:
@@ -70,7 +72,7 @@ class LanguageFamily:
         self.banned = vlm.unsayable(model, self.tokenizer, self.pad_id)
         if options.lora is not None:
             self.lora = vlm.adapters(model, options)
-            self.provides = self.provides | {"reference"}
+            self.views = frozenset({"frozen"})
         self._parts, connectors = vlm.parts(model)
         self.pictures = Pictures(model, processor, self.image_id, connectors)
         self._prompts: dict[str, tuple[Sample, Segment]] = {}
@@ -139,6 +141,9 @@ class LanguageFamily:
         """vision (the tower), connector, language (decoder and head): disjoint, and together every parameter that can
         train. With adapters these are theirs alone; the base is no part of it, and is not frozen by a recipe."""
         return self.lora.modules if self.lora else self._parts
+
+    def declare(self, name: str, view: ViewOptions) -> None:
+        """See Family."""
 
     def check(self, sample: Sample) -> None:
         """See Family. Also compares, once, with the model's own forward pass: raises ParityError when this family
@@ -313,8 +318,8 @@ class LanguageFamily:
         self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"
     ) -> Evaluated:
         """See Family. Entropy comes with every view, because it is watched; with gradient only if it is wanted.
-        The view `reference` is the base model, with the adapters off; RecipeError where there are none."""
-        if view == "reference":
+        A frozen view is the base model, with the adapters off."""
+        if view != "current":
             with self._reference():
                 return self.evaluate(batch, want=want)
         layout: Layout = batch.payload

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
+from triune.algo.options import ViewOptions
 from triune.algo.types import Batch, Evaluated
 from triune.core.base import Frozen
 from triune.core.errors import DataError
@@ -85,6 +86,7 @@ class ActorFamily:
     """Payload of an episode of T turns: `observations` f32[T + 1, 4], the last one included, `actions` i32[T * K]."""
 
     provides = frozenset({"value", "entropy"})
+    views: frozenset[str] = frozenset()
 
     def __init__(self, options: ActorOptions) -> None:
         self.options, width = options, options.width
@@ -94,6 +96,9 @@ class ActorFamily:
                 nn.Linear(4, width), nn.Tanh(), nn.Linear(width, options.chunk * len(MOVES))
             )
             self.critic = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def declare(self, name: str, view: ViewOptions) -> None:
+        return
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"actor": self.actor, "critic": self.critic}

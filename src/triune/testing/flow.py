@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue
 from scipy.special import ndtri
 from torch import Tensor, nn
 
+from triune.algo.options import ViewOptions
 from triune.algo.types import Batch, Evaluated
 from triune.core.base import Frozen
 from triune.core.errors import DataError
@@ -85,6 +86,7 @@ class FlowFamily:
     """Payload: `latents` f32[N + 1, 2] from noise to data, `sigmas` f32[N + 1], and the condition's number."""
 
     provides: frozenset[str] = frozenset()
+    views: frozenset[str] = frozenset()
 
     def __init__(self, options: FlowOptions) -> None:
         self.options, width = options, options.width
@@ -92,6 +94,9 @@ class FlowFamily:
             torch.manual_seed(0)
             inner = (nn.Linear(3 + options.conditions, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
             self.net = nn.Sequential(*inner, nn.Linear(width, 2))
+
+    def declare(self, name: str, view: ViewOptions) -> None:
+        return
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"velocity": self.net}

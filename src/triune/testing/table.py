@@ -14,7 +14,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from triune.algo.types import Batch, Evaluated, Rewards
+from triune.algo.options import TERMS, ViewOptions
+from triune.algo.share import Share
+from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.base import Frozen
 from triune.core.recipe import Recipe
 from triune.core.sample import Check, Message, Sample, Text
@@ -44,6 +46,7 @@ class TableFamily:
     """
 
     provides = frozenset({"entropy", "value"})
+    views: frozenset[str] = frozenset()
 
     def __init__(self, vocabulary: int = 5, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -51,6 +54,9 @@ class TableFamily:
         for module in (self.table, self.critic):
             module.weight.data = torch.randn(module.weight.shape, generator=generator)
         self.evaluations = 0
+
+    def declare(self, name: str, view: ViewOptions) -> None:
+        return
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"table": self.table, "critic": self.critic}
@@ -170,6 +176,17 @@ def batch_of(trajectories: Sequence[Trajectory], totals: Sequence[float | None])
     """A batch without payload, and what a judge said of its rollouts."""
     batch = Batch.of(trajectories, None)
     return batch, rewards(batch, [verdict(t.id, r) for t, r in zip(trajectories, totals, strict=True)])
+
+
+def share(
+    batch: Batch, credit: Credit, mode: str = "token-mean", rows: torch.Tensor | None = None, **term: Any
+) -> Share:
+    """What a term counts (default: a clipped surrogate) of the mini-batch `rows`."""
+    options = {"kind": "ppo_clip", "aggregate": mode, **term}
+    rows = torch.ones(len(batch.trajectories), dtype=torch.bool) if rows is None else rows
+    judged = Rewards(torch.zeros(len(batch.trajectories)).double(), torch.zeros(batch.num_decisions))
+    found: Share = TERMS[options["kind"]].model_validate(options).share(batch, credit, judged, rows)
+    return found
 
 
 def recipe(*, algo: Mapping[str, Any] | None = None, token_budget: int = 1 << 30, **train: Any) -> Recipe:

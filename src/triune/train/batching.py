@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
+from triune.algo.share import Span
 from triune.algo.types import Batch, Evaluated, Rewards
 from triune.core.trajectory import Trajectory
 from triune.core.verdict import Verdict
@@ -38,14 +39,14 @@ def weigher(family: Family) -> Weigh:
 
 
 def split(
-    scored: Sequence[Scored], weigh: Weigh, minibatches: int, budget: Budget
+    scored: Sequence[Scored], weigh: Weigh, minibatches: int, budget: Budget, couples: bool = False
 ) -> tuple[list[Scored], list[list[int]], list[list[int]], int]:
     """The rollouts in the order of the micro-batches; these, as lists of indices; which of them form each mini-batch; and
-    how many hold a single rollout that is over the budget.
+    how many are over the budget although they hold a single piece.
 
     Mini-batches hold whole groups. Within one, the fewest micro-batches under the budget are
     filled by longest-processing-time-first (Graham 1969): pieces by falling size, each into the emptiest. A piece is a
-    group, or a part of one that does not fit: its prompt is then computed once per part.
+    group, or a part of one that does not fit: its prompt is then computed once per part. With `couples` groups stay whole.
     """
     groups: dict[str, list[int]] = {}
     for index, one in enumerate(scored):
@@ -60,7 +61,7 @@ def split(
         pieces = [
             piece
             for key in keys[start : start + share]
-            for piece in _pieces(groups[key], scored, weigh, budget)
+            for piece in _pieces(groups[key], scored, weigh, budget, couples)
         ]
         filled = _fill([(*w, sorted(rank[i] for i in rows)) for rows, w in pieces], budget)
         over += sum(not budget.holds(w) for _, w in pieces)
@@ -73,10 +74,10 @@ def split(
 
 
 def _pieces(
-    group: list[int], scored: Sequence[Scored], weigh: Weigh, budget: Budget
+    group: list[int], scored: Sequence[Scored], weigh: Weigh, budget: Budget, whole: bool
 ) -> list[tuple[list[int], tuple[int, int]]]:
     """A group in as few even parts as fit, with their weights."""
-    for count in range(1, len(group) + 1):
+    for count in range(1, 2 if whole else len(group) + 1):
         bounds = [round(i * len(group) / count) for i in range(count + 1)]
         pieces = [group[a:b] for a, b in pairwise(bounds)]
         weights = [weigh([scored[i].trajectory for i in rows]) for rows in pieces]
@@ -131,14 +132,19 @@ def rewards(batch: Batch, verdicts: Sequence[Verdict]) -> Rewards:
     """
     placed = torch.zeros(batch.num_decisions, dtype=torch.float64)
     total = torch.full((len(verdicts),), float("nan"), dtype=torch.float64)
+    correct, parts = total.clone(), dict[str, Tensor]()
     start = 0
     for index, (trajectory, verdict) in enumerate(zip(batch.trajectories, verdicts, strict=True)):
         size, before = len(trajectory.decisions), trajectory.step_offset + trajectory.fork
+        if verdict.correct is not None:
+            correct[index] = float(verdict.correct)
         if verdict.reward is not None:
             total[index] = verdict.reward
             scale = sum(c.weight for c in verdict.components) if verdict.normalized else 1.0
             rest = verdict.reward
             for part in verdict.components:
+                value = 0.0 if part.gated or part.value is None else part.weight * part.value / scale
+                parts.setdefault(part.name, torch.full_like(total, float("nan")))[index] = value
                 for event in part.events if not part.gated else ():
                     value = part.weight * (event.value or 0.0) / scale
                     rest -= value
@@ -149,7 +155,17 @@ def rewards(batch: Batch, verdicts: Sequence[Verdict]) -> Rewards:
             if len(sampled) and (trajectory.terminated or trajectory.truncated):
                 placed[start + int(sampled[-1])] += rest
         start += size
-    return Rewards(total, placed.float())
+    return Rewards(total, placed.float(), parts, correct)
+
+
+def spans(micros: Sequence[Batch]) -> list[Span]:
+    """Where each micro-batch lies in the vectors of the whole step."""
+    found, decision, value, row = [], 0, 0, 0
+    for micro in micros:
+        ends = decision + micro.num_decisions, value + len(micro.value_turn), row + len(micro.trajectories)
+        found.append(Span(slice(decision, ends[0]), slice(value, ends[1]), slice(row, ends[2])))
+        decision, value, row = ends
+    return found
 
 
 def join(micros: Sequence[Batch]) -> Batch:
@@ -176,11 +192,15 @@ def per_trajectory(batch: Batch, advantage: Tensor) -> list[float]:
     return (sums / counts.clamp(min=1)).tolist()
 
 
-def cut(view: Evaluated, start: int, size: int, first_value: int, num_values: int) -> Evaluated:
-    kept = {f.name: getattr(view, f.name) for f in fields(view)}
-    kept["logp"] = view.logp[start : start + size]
-    if view.entropy is not None:
-        kept["entropy"] = view.entropy[start : start + size]
-    if view.value is not None:
-        kept["value"] = view.value[first_value : first_value + num_values]
-    return Evaluated(**kept)
+def cut(view: Evaluated, span: Span) -> Evaluated:
+    """A micro-batch's part of a view."""
+
+    def of(values: Tensor | None, part: slice) -> Tensor | None:
+        return None if values is None else values[part]
+
+    return Evaluated(
+        logp=view.logp[span.decisions],
+        entropy=of(view.entropy, span.decisions),
+        value=of(view.value, span.values),
+        extras={key: values[span.decisions] for key, values in view.extras.items()},
+    )

@@ -1,7 +1,6 @@
 """The learner: one step of policy optimisation over freshly judged episodes, whatever the policy's family.
 
-This is one implementation of `Update`, the single thing that `loop.py` calls to learn. What is trained from replay
-instead of fresh groups implements the same method.
+This is one implementation of `Update`, the single thing that `loop.py` calls to learn.
 """
 
 from __future__ import annotations
@@ -9,22 +8,25 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from triune.algo.advantage import Advantage
-from triune.algo.objective import VIEWS, Objective
-from triune.algo.options import ADVANTAGES, PolicyGradient
-from triune.algo.types import Batch, Credit, Evaluated
-from triune.algo.weights import by_source, token_weights, value_weights
+from triune.algo.objective import Objective
+from triune.algo.options import CollectOptions, Options, PolicyGradient
+from triune.algo.share import Share, Span
+from triune.algo.step import Step
+from triune.algo.types import Batch, Evaluated
+from triune.algo.weights import by_source
 from triune.core.recipe import Recipe
+from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.policy.family import Family
-from triune.train.batching import Budget, cut, join, laid_out, per_trajectory, rewards, split, weigher
+from triune.rollout.generator import Demand, Episode
+from triune.train.batching import Budget, cut, join, laid_out, per_trajectory, rewards, spans, split, weigher
 from triune.train.optim import Optimizer
+from triune.train.views import Views
 
 
 @dataclass(slots=True)
@@ -37,125 +39,138 @@ class Report:
 
 
 class Update(Protocol):
-    """`source` yields the step's judged rollouts when called; an update calls it as often as it needs fresh ones."""
+    """`source` yields the step's judged rollouts when called, each time those of fresh prompts; an update calls it as
+    often as it needs. `demand` and `place` say what else is to be generated and judged for these samples."""
+
+    def demand(self, demand: Demand, samples: Sequence[Sample]) -> Demand: ...
+
+    def place(self, samples: Sequence[Sample], demand: Demand) -> list[list[Episode]]: ...
 
     def step(self, source: Callable[[], Sequence[Scored]], recipe: Recipe, progress: Progress) -> Report: ...
 
     def state(self) -> dict[str, object]: ...
 
-    def restore(self, state: Mapping[str, object]) -> None: ...
+    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Learner:
-    """Policy gradient with global denominators: pack, evaluate the views, credit, then mini-batches with gradient."""
+    """Policy optimisation with global denominators: collect, pack, evaluate the views, shape rewards, give and adjust
+    credit, then mini-batches with gradient."""
 
     def __init__(self, family: Family, recipe: Recipe, exact: bool) -> None:
         self.family, self.exact = family, exact
+        self.parts: dict[str, Options] = {}
         self.follow(recipe)
         self.optimizer = Optimizer(family.modules(), recipe.train)
         limits = (getattr(recipe.policy, name, 1 << 60) for name in ("token_budget", "vision_budget"))
         self.budget = Budget(*map(int, limits))
 
     def follow(self, recipe: Recipe) -> None:
-        """Takes over the recipe's algorithm, which a stage may have changed."""
+        """Takes over the recipe's algorithm, which a stage may have changed. Parts keep what they remember."""
         assert isinstance(recipe.algo, PolicyGradient)
-        self.algo = recipe.algo
-        self.advantage: Advantage = ADVANTAGES[self.algo.advantage["kind"]].model_validate(
-            self.algo.advantage
-        )
-        self.objective = Objective(self.algo.terms)
-        self.objective.check(self.family.provides, self.advantage.needs)
+        self.algo = algo = recipe.algo
+        remembered = {name: part.state() for name, part in self.parts.items()}
+        self.collect: dict[str, CollectOptions] = algo.parts("collect")
+        self.shape, self.adjust = algo.parts("shape"), algo.parts("adjust")
+        self.advantage = algo.estimator()
+        self.objective = Objective(algo)
+        kinds = {
+            "collect": self.collect,
+            "shape": self.shape,
+            "adjust": self.adjust,
+            "terms": self.objective.terms,
+        }
+        self.parts = {f"{kind}.{name}": part for kind, parts in kinds.items() for name, part in parts.items()}
+        self.parts["advantage"] = self.advantage
+        for name, state in remembered.items():
+            if name in self.parts:
+                self.parts[name].restore(state)
+        needs = frozenset().union(*(part.needs for part in self.parts.values()))
+        self.views = Views(self.family, algo.parts("views"), needs, self.exact)
+
+    def demand(self, demand: Demand, samples: Sequence[Sample]) -> Demand:
+        for part in self.collect.values():
+            demand = part.demand(demand, samples)
+        return demand
+
+    def place(self, samples: Sequence[Sample], demand: Demand) -> list[list[Episode]]:
+        return [row for part in self.collect.values() for row in part.place(samples, demand, self.family)]
 
     def step(self, source: Callable[[], Sequence[Scored]], recipe: Recipe, progress: Progress) -> Report:
         if recipe.algo is not self.algo:
             self.follow(recipe)
         self.optimizer.freeze(recipe.train.freeze)
+        metrics: list[Metric] = []
+        fresh = source()
+        for collector in self.collect.values():
+            fresh, said = collector.select(fresh, source, progress)
+            metrics += said
         count = recipe.train.minibatches_per_step
-        scored, parts, minibatches, over = split(source(), weigher(self.family), count, self.budget)
+        scored, parts, minibatches, over = split(
+            fresh, weigher(self.family), count, self.budget, self.objective.couples
+        )
         micros = [self.family.pack([scored[i].trajectory for i in part]) for part in parts]
-        whole = join(micros)
-        views = self.views(micros, whole)
-        credit = self.advantage(whole, rewards(whole, [one.verdict for one in scored]), views)
-        self.drop(scored, credit)
-        metrics = [*laid_out(micros), scalar("layout/over_budget", over)]
-        if credit.masked is not None:
-            metrics += by_source(whole, whole.sampled, {"dropped/decisions": credit.masked.float()})
+        metrics += [*laid_out(micros), scalar("layout/over_budget", over)]
+        step = self.credited(micros, scored, progress, metrics)
+        assert step.credit is not None
+        places = spans(micros)
         for number, mine in enumerate(minibatches):
-            weights = self.weights(whole, credit, [i for m in mine for i in parts[m]])
+            chosen = torch.zeros(len(step.scored), dtype=torch.bool)
+            chosen[[i for m in mine for i in parts[m]]] = True
+            shares = self.objective.shares(step.batch, step.credit, step.rewards, chosen)
             losses: dict[str, float] = defaultdict(float)
             for m in mine:
-                self.assign(micros[m], m, micros, weights, credit)
-                found, share = self.backward(micros[m], m, micros, views, first=number == 0)
+                found, part_losses = self.backward(step, shares, micros[m], places[m], first=number == 0)
                 metrics += found
-                for name, value in share.items():
+                for name, value in part_losses.items():
                     losses[name] += value
             metrics += [scalar(f"loss/{name}", value) for name, value in losses.items()]
             done = self.optimizer.step(recipe.train.optimizer, progress.step, recipe.train.total_steps)
             metrics += done.metrics()
         metrics.append(scalar("grad_skipped", self.optimizer.skipped))
+        merged = merge(metrics)
+        for part in self.parts.values():
+            part.observe(merged)
+        credit = step.credit
         kept = [
             Scored(o.sample, o.trajectory, o.outcome, o.verdict, bool(a), bool(b), why)
             for o, a, b, why in zip(scored, credit.in_loss, credit.in_baseline, credit.reasons, strict=True)
         ]
-        return Report(kept, per_trajectory(whole, credit.advantage), merge(metrics))
+        return Report(kept, per_trajectory(step.batch, credit.advantage), merged)
 
-    def views(self, micros: Sequence[Batch], whole: Batch) -> dict[str, Evaluated]:
-        """The no-gradient views. An exact engine's behaviour log-probs *are* the old ones: no pass is spent on them."""
-        needs = self.advantage.needs | self.objective.needs
-        known = self.exact and "value" not in needs
-        views = {"old": Evaluated(logp=whole.logp_behavior)} if known else {}
-        for name in sorted(({"old"} | needs & VIEWS) - set(views)):
-            want, view = (needs - VIEWS, "current") if name == "old" else (frozenset[str](), name)
-            with torch.no_grad():
-                seen = [self.family.evaluate(micro, want=want, view=view) for micro in micros]
-            values = torch.cat(found) if (found := [e.value for e in seen if e.value is not None]) else None
-            views[name] = Evaluated(torch.cat([e.logp for e in seen]), value=values)
-        return views
-
-    def drop(self, scored: Sequence[Scored], credit: Credit) -> None:
-        """Takes truncated rollouts out of the loss where the recipe asks for it; they stay in the baseline."""
-        for index, one in enumerate(scored):
-            if self.algo.drop_truncated and one.trajectory.truncated and bool(credit.in_loss[index]):
-                credit.in_loss[index] = False
-                credit.reasons[index] = "truncated"
-
-    def weights(self, whole: Batch, credit: Credit, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Weights f32[N] of decisions and f32[V] of value read-outs in one mini-batch; 0 for all others."""
-        chosen = torch.zeros(len(whole.trajectories), dtype=torch.bool)
-        chosen[list(rows)] = True
-        decisions = token_weights(whole, credit, self.algo.aggregate, chosen, self.objective.placed)
-        return decisions, value_weights(whole, credit, chosen)
-
-    def assign(
-        self,
-        micro: Batch,
-        number: int,
-        micros: Sequence[Batch],
-        weights: tuple[Tensor, Tensor],
-        credit: Credit,
-    ) -> None:
-        """Cuts this micro-batch's part out of the step's vectors."""
-        start = sum(m.num_decisions for m in micros[:number])
-        span = slice(start, start + micro.num_decisions)
-        micro.advantage, micro.weight = credit.advantage[span], weights[0][span]
-        if credit.returns is not None:
-            first = sum(len(m.value_turn) for m in micros[:number])
-            span = slice(first, first + len(micro.value_turn))
-            micro.returns, micro.value_weight = credit.returns[span], weights[1][span]
+    def credited(
+        self, micros: Sequence[Batch], scored: Sequence[Scored], progress: Progress, metrics: list[Metric]
+    ) -> Step:
+        """The whole step with its views, its shaped rewards and its adjusted credit."""
+        whole = join(micros)
+        said = rewards(whole, [one.verdict for one in scored])
+        step = Step(whole, scored, said, self.views.step(micros, whole), progress)
+        for shape in self.shape.values():
+            step.rewards, found = shape(step)
+            metrics += found
+        step.credit = credit = self.advantage(whole, step.rewards, step.views)
+        for adjust in self.adjust.values():
+            metrics += adjust(step)
+        if credit.masked is not None:
+            metrics += by_source(whole, whole.sampled, {"dropped/decisions": credit.masked.float()})
+        return step
 
     def backward(
-        self, micro: Batch, number: int, micros: Sequence[Batch], views: Mapping[str, Evaluated], first: bool
+        self, step: Step, shares: Mapping[str, Share], micro: Batch, span: Span, first: bool
     ) -> tuple[list[Metric], dict[str, float]]:
         """Gradient of one micro-batch, its metrics and its part of every term's loss; while the weights have not
         moved, also engine against learner."""
-        start = sum(m.num_decisions for m in micros[:number])
-        values = sum(len(m.value_turn) for m in micros[:number])
-        mine = {
-            name: cut(view, start, micro.num_decisions, values, len(micro.value_turn))
-            for name, view in views.items()
-        }
-        current = self.family.evaluate(micro, want=self.objective.extras)
-        loss = self.objective(micro, current, mine)
+        assert step.credit is not None
+        micro.advantage, micro.reward = (
+            step.credit.advantage[span.decisions],
+            step.rewards.total[span.rows].float(),
+        )
+        if step.credit.returns is not None:
+            micro.returns = step.credit.returns[span.values]
+        views: dict[str, Evaluated] = {name: cut(view, span) for name, view in step.views.items()}
+        current = self.family.evaluate(micro, want=self.views.extras)
+        mine = {name: share.cut(span) for name, share in shares.items()}
+        loss = self.objective(micro, current, views | self.views.now(micro), mine, step.progress)
         loss.total.backward()
         metrics = loss.metrics
         gap = (current.logp.detach() - micro.logp_behavior).abs()
@@ -170,7 +185,11 @@ class Learner:
         return metrics, loss.parts
 
     def state(self) -> dict[str, object]:
-        return self.optimizer.state()
+        parts = {name: kept for name, part in self.parts.items() if (kept := part.state())}
+        return {**self.optimizer.state(), "parts": parts}
 
-    def restore(self, state: Mapping[str, object]) -> None:
+    def restore(self, state: Mapping[str, Any]) -> None:
         self.optimizer.restore(state)
+        for name, kept in state.get("parts", {}).items():
+            if name in self.parts:
+                self.parts[name].restore(kept)

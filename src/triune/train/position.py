@@ -47,9 +47,11 @@ class PhaseState(Frozen):
 
 
 class Position(Frozen):
-    """`next` are the ids of the samples that the step after this one draws. `judged` is the failure guard's window."""
+    """`batches` counts batches of prompts: one a step, or more where a step drew again. `next` are the ids of the samples
+    that the step after this one draws. `judged` is the failure guard's window."""
 
     step: int
+    batches: int
     draws: int
     next: tuple[str, ...]
     sources: tuple[SourceState, ...]
@@ -60,13 +62,20 @@ class Position(Frozen):
 
     @classmethod
     def of(
-        cls, step: int, mixture: Mixture, guard: FailureGuard | None, store: Store, skipped: Mapping[str, int]
+        cls,
+        step: int,
+        batches: int,
+        mixture: Mixture,
+        guard: FailureGuard | None,
+        store: Store,
+        skipped: Mapping[str, int],
     ) -> Position:
         """After `step` steps."""
         return cls(
             step=step,
-            draws=step * mixture.prompts_per_step,
-            next=tuple(sample.id for sample in mixture.batch(step + 1)),
+            batches=batches,
+            draws=batches * mixture.prompts_per_step,
+            next=tuple(sample.id for sample in mixture.batch(batches + 1)),
             sources=_sources(mixture),
             skipped=dict(skipped),
             judged=guard.state() if guard else {},
@@ -80,7 +89,7 @@ class Position(Frozen):
         changed = differences(before, now)
         bad = {k: v for k, v in changed.items() if _FIXED.fullmatch(k) and not _FREE.fullmatch(k)}
         lines = list(_lines(bad)) + list(self._data(mixture))
-        if not lines and self.next != (ids := tuple(s.id for s in mixture.batch(self.step + 1))):
+        if not lines and self.next != (ids := tuple(s.id for s in mixture.batch(self.batches + 1))):
             first = next(i for i, (a, b) in enumerate(zip(self.next, ids, strict=True)) if a != b)
             lines = [
                 f"prompt {first + 1} of step {self.step + 1}: was {self.next[first]!r}, now {ids[first]!r}"

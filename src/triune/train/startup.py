@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from triune.algo.advantage import GroupRelative
+from triune.algo.advantages.group import GroupRelative
 from triune.algo.options import ADVANTAGES, PolicyGradient
 from triune.core.errors import DataError, RecipeError
 from triune.core.recipe import Recipe

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from triune.algo.advantage import GroupRelative
-from triune.algo.controls import ShuffledAdvantage, ShuffledGroupRelative
-from triune.algo.gae import GeneralisedAdvantage
+from triune.algo.advantages.controls import ShuffledAdvantage, ShuffledGroupRelative
+from triune.algo.advantages.gae import GeneralisedAdvantage
+from triune.algo.advantages.group import GroupRelative
 from triune.algo.types import Credit, Evaluated
 from triune.core.trajectory import Trajectory
 from triune.testing.table import batch_of, trajectory

@@ -13,7 +13,6 @@ import torch
 from triune.algo.objective import Objective
 from triune.algo.options import ADVANTAGES, TERMS, Options
 from triune.algo.types import Evaluated
-from triune.algo.weights import token_weights
 from triune.testing.table import batch_of, trajectory
 
 ROOT = Path(__file__).parents[3]
@@ -41,14 +40,13 @@ def test_the_examples_compute_what_they_say(examples: dict[str, Any]) -> None:
     assert credit.advantage.tolist() == pytest.approx(
         [expected[i] if i < 4 else 0.0 for i in batch.trajectory.tolist()]
     )
-    batch.advantage, batch.weight = credit.advantage, token_weights(batch, credit, "token-mean")
     logp = torch.tensor([*torch.tensor(table["logp"])[mask].tolist(), -1.0]).requires_grad_()
-    total = Objective([{"kind": "reinforce"}])(batch, Evaluated(logp), {}).total
+    total = Objective.of([{"kind": "reinforce"}]).whole(batch, credit, Evaluated(logp), {}).total
     total.backward()
     # The golden REINFORCE loss is a sum over tokens, a mean over the four sequences.
     assert float(total.detach()) * 10 / 4 == pytest.approx(0.609667, abs=1e-6)
     assert logp.grad is not None
-    assert torch.allclose(logp.grad, -batch.advantage * batch.weight)
+    assert torch.allclose(logp.grad, -credit.advantage / 10)
 
 
 def test_every_plug_in_and_parameter_is_documented() -> None:
@@ -59,5 +57,5 @@ def test_every_plug_in_and_parameter_is_documented() -> None:
             )
             options: type[Options] = registry[name]
             base = next((known for known in ("group", "gae") if name == f"shuffled_{known}"), None)
-            for field in set(options.model_fields) - {"kind", "coef", "component"}:
+            for field in set(options.model_fields) - {"kind", "coef", "component", "aggregate", "constant"}:
                 assert f"`{field}`" in row or (base and f"as `{base}`" in row), f"{name}.{field}"

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from triune.algo.gae import GeneralisedAdvantage
+from triune.algo.advantages.gae import GeneralisedAdvantage
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
-from triune.algo.weights import value_weights
 from triune.core.trajectory import Trajectory
-from triune.testing.table import trajectory
+from triune.testing.table import share, trajectory
 
 
 def estimate(
@@ -50,7 +49,7 @@ def test_a_placed_turn_lends_no_value_and_learns_none() -> None:
     assert torch.equal(quiet[1].advantage, loud[1].advantage)
     last = 1.0 - 0.6
     assert near(quiet[1].advantage, [0.9 * 0.6 - 0.2 + 0.9 * 0.5 * last, 0.0, last])
-    assert value_weights(*loud).tolist() == [0.5, 0.0, 0.5]
+    assert share(*loud, kind="value").value_weight.tolist() == [0.5, 0.0, 0.5]
 
 
 def test_a_reward_in_a_placed_turn_counts_for_the_choice_before() -> None:
@@ -93,8 +92,11 @@ def test_the_bootstrap_is_not_a_target() -> None:
     batch, credit = estimate(
         [cut, trajectory([1])], [0.0] * 3, [(0, 0, 1.0), (0, 1, 1.0), (0, 2, 1.0), (1, 0, 1.0)]
     )
-    assert near(value_weights(batch, credit), [1 / 3, 1 / 3, 0.0, 1 / 3])
-    assert near(value_weights(batch, credit, torch.tensor([True, False])), [1 / 2, 1 / 2, 0.0, 0.0])
+    assert near(share(batch, credit, kind="value").value_weight, [1 / 3, 1 / 3, 0.0, 1 / 3])
+    assert near(
+        share(batch, credit, rows=torch.tensor([True, False]), kind="value").value_weight,
+        [1 / 2, 1 / 2, 0.0, 0.0],
+    )
 
 
 def test_a_fragment_bootstraps_like_the_episode_that_it_is_part_of() -> None:

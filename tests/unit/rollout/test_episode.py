@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from triune.algo.advantage import GroupRelative, membership
+from triune.algo.advantage import membership
+from triune.algo.advantages.group import GroupRelative
 from triune.algo.types import Batch, Rewards
 from triune.core.errors import MediaMismatch, RecipeError
 from triune.core.sample import Media, Sample

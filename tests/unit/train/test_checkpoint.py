@@ -40,6 +40,7 @@ class Small:
 
 def position(step: int) -> Position:
     return Position(
+        batches=0,
         step=step, draws=step, next=(), sources=(), skipped={}, judged={}, monitor={}, versions={}
     )  # fmt: skip
 
@@ -128,7 +129,7 @@ def renaming(self, target):
     here("rename" if self.name.endswith(".partial") else "replace")
     return rename(self, target)
 Path.rename = renaming
-at = Position(step=int(sys.argv[3]), draws=0, next=(), sources=(), skipped={}, judged={}, monitor={}, versions={})
+at = Position(step=int(sys.argv[3]), batches=0, draws=0, next=(), sources=(), skipped={}, judged={}, monitor={}, versions={})
 checkpoint.write(Path(sys.argv[1]), at, Small(), {"big": torch.zeros(1000)}, recipe())
 """
 

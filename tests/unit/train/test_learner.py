@@ -236,7 +236,7 @@ def test_truncated_rollouts_may_leave_the_loss_and_stay_in_the_baseline() -> Non
     ]
     kept, report = run(rows)
     assert [one.in_loss for one in report.scored] == [True, True, True]
-    dropped, report = run(rows, algo={"drop_truncated": True})
+    dropped, report = run(rows, algo={"adjust": {"overlong": {"kind": "mask_truncated"}}})
     assert [one.in_loss for one in report.scored] == [True, True, False]
     assert [one.in_baseline for one in report.scored] == [True, True, True]
     assert [one.reason for one in report.scored] == ["", "", "truncated"]

@@ -11,6 +11,7 @@ from pydantic import Field
 from triune.algo.objective import TermResult
 from triune.algo.options import TERMS, TermOptions
 from triune.algo.types import Batch, Evaluated
+from triune.core.schedule import Schedule
 
 
 @TERMS.register("entropy")
@@ -18,7 +19,7 @@ class EntropyBonus(TermOptions):
     """-coef * H, H in nats."""
 
     kind: Literal["entropy"] = "entropy"
-    coef: float = Field(default=0.0, description="weight of the bonus")
+    coef: float | Schedule = Field(default=0.0, description="weight of the bonus")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -26,6 +27,5 @@ class EntropyBonus(TermOptions):
 
     def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
         assert current.entropy is not None
-        assert batch.weight is not None
-        entropy = torch.where(batch.weight > 0, current.entropy, 0.0)
+        entropy = torch.where(batch.live, current.entropy, 0.0)
         return TermResult(loss=-(entropy * batch.weight).sum(), metrics=[])

@@ -18,20 +18,15 @@ from triune.algo.weights import by_source
 class Imitation(TermOptions):
     """-log p of every placed decision of its component (supervised fine-tuning, behaviour cloning)."""
 
-    placed: ClassVar[bool] = True
+    tokens: ClassVar[Literal["sampled", "placed", "all"]] = "placed"
 
     kind: Literal["imitation"] = "imitation"
     component: str = Field(
         default="imitation", description="trajectories that it trains, by their `component`"
     )
 
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset()
-
     def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
-        assert batch.weight is not None
-        live = batch.weight > 0
+        live = batch.live
         loss = torch.where(live, -current.logp, 0.0)
         return TermResult(
             loss=(loss * batch.weight).sum(), metrics=by_source(batch, live, {"imitation/nll": loss})

@@ -39,10 +39,8 @@ class PPOClip(TermOptions):
         return frozenset({"old"})
 
     def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
-        assert batch.advantage is not None
-        assert batch.weight is not None
         # Decisions outside the loss may hold anything (a forced token may be impossible): replace before subtracting.
-        live = batch.weight > 0
+        live = batch.live
         log_ratio = torch.where(live, current.logp - views["old"].logp, 0.0)
         ratio = log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
         plain = -batch.advantage * ratio

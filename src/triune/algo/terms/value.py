@@ -7,10 +7,14 @@ from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from triune.algo.objective import TermResult
 from triune.algo.options import TERMS, TermOptions
-from triune.algo.types import Batch, Evaluated
+from triune.algo.share import Share
+from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.algo.weights import readouts
+from triune.core.schedule import Schedule
 from triune.monitor.metric import Metric
 
 
@@ -19,7 +23,7 @@ class ValueLoss(TermOptions):
     """0.5 * max((v - R)^2, (clip(v, v_old +- clip) - R)^2), mean over read-outs (PPO's value loss)."""
 
     kind: Literal["value"] = "value"
-    coef: float = Field(default=0.5, description="weight of the regression in the loss")
+    coef: float | Schedule = Field(default=0.5, description="weight of the regression in the loss")
     clip: float | None = Field(
         default=None, gt=0, description="largest change from the old value that may still pay"
     )
@@ -28,10 +32,11 @@ class ValueLoss(TermOptions):
     def needs(self) -> frozenset[str]:
         return frozenset({"old", "value"})
 
+    def share(self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor) -> Share:
+        return readouts(self, batch, credit, rows)
+
     def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
         assert current.value is not None
-        assert batch.returns is not None
-        assert batch.value_weight is not None
         error = (current.value - batch.returns).square()
         if self.clip is not None:
             old = views["old"].value

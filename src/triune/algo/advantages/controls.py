@@ -11,8 +11,9 @@ from typing import Literal
 
 import torch
 
-from triune.algo.advantage import GroupRelative, group_index, membership
-from triune.algo.gae import GeneralisedAdvantage
+from triune.algo.advantage import group_index, membership
+from triune.algo.advantages.gae import GeneralisedAdvantage
+from triune.algo.advantages.group import GroupRelative
 from triune.algo.options import ADVANTAGES
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 

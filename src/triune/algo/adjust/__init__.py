@@ -1,0 +1,1 @@
+"""Changes of credit: masks, importance weights, gates. One file per family."""

@@ -1,0 +1,1 @@
+"""Estimators of the advantage, one file per family."""

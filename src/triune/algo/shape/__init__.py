@@ -1,0 +1,1 @@
+"""Changes of rewards before credit is given: one file each."""

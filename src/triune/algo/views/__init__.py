@@ -1,0 +1,1 @@
+"""Further passes over what was sampled: one file per kind of view."""
