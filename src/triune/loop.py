@@ -24,6 +24,7 @@ from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Generator
+from triune.rollout.remembers import go_back, state_of
 from triune.runtime.process import Clock, Interrupt, Interrupted
 from triune.serve.build import build_judge
 from triune.train import checkpoint, startup
@@ -195,14 +196,15 @@ class Loop:
         position = Position.of(
             self.done, self.batches, self.mixture, self.judge.guard, self.monitor.store, self.skipped
         )
-        return checkpoint.write(self.run_dir, position, self.family, self.update.state(), self.recipe)
+        state = {**self.update.state(), "generator": state_of(self.generator)}
+        return checkpoint.write(self.run_dir, position, self.family, state, self.recipe)
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint; what the monitor holds beyond it is forgotten."""
         position, state, said = checkpoint.resume(path, self.family, self.recipe, self.mixture)
         self.update.restore(state)
         self.done, self.batches, self.skipped = position.step, position.batches, Counter(position.skipped)
-        self.generator.load(self.done)
+        go_back(self.generator, state.get("generator", {}), self.done)
         self.monitor.rewind(self.done)
         position.put_back(self.judge.guard, self.monitor, said)
 

@@ -120,10 +120,12 @@ def test_killed_at_random_moments_it_is_still_the_same_run(recipe_file: Path, tm
         ("policy.lora={rank: 4, modules: [language, connector]}",),
         ("policy.dtype=bfloat16",),
         ("policy.dtype=bfloat16", "policy.lora={rank: 4}", "train.freeze=[]"),
+        ("rollout.refresh_every=3", "train.freeze=[]"),
+        ("rollout.refresh_every=2", "rollout.dtype=bfloat16"),
     ],
-    ids=["lora", "bfloat16", "lora-bfloat16"],
+    ids=["lora", "bfloat16", "lora-bfloat16", "stale", "stale-bfloat16"],
 )
-def test_adapters_and_low_precision_resume_bit_for_bit(
+def test_adapters_low_precision_and_stale_rollouts_resume_bit_for_bit(
     recipe_file: Path, tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
     recipe = Recipe.load(

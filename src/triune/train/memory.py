@@ -79,7 +79,7 @@ def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Mem
     step = recipe.train.prompts_per_step * recipe.train.rollouts_per_prompt * longest
     held = sum(p.nbytes for p in parameters)
     return Memory(
-        weights=held,
+        weights=held + _copy(family, recipe, parameters),
         gradients=trained,
         # Two moments in 32 bits; of narrower weights also a wide copy, and a wide gradient while a step is taken.
         optimizer=sum(
@@ -90,6 +90,15 @@ def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Mem
         cache=_cache(family, recipe, episodes),
         available=_available(parameters[0].device, held),
     )
+
+
+def _copy(family: Family, recipe: Recipe, parameters: Sequence[Tensor]) -> int:
+    """Bytes of the weights that sample, where the recipe has them differ from the learner's (rollout/lagging.py)."""
+    kind = getattr(torch, getattr(recipe.rollout, "dtype", None) or "", parameters[0].dtype)
+    if kind != parameters[0].dtype:
+        return sum(p.numel() * kind.itemsize for p in parameters)
+    own = [p for module in family.modules().values() for p in module.parameters()]
+    return sum(p.nbytes for p in own) if getattr(recipe.rollout, "refresh_every", 1) > 1 else 0
 
 
 def _cache(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> int:
