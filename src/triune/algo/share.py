@@ -26,13 +26,15 @@ class Share:
     """live bool[N] are the decisions that the term trains, weight f32[N] holds 1 / its global denominator for them.
 
     value_weight f32[V] does so for value read-outs, row_weight f32[B] for whole rollouts, and pair_weight f32[P] for
-    `pairs` i64[P, 2] (the row that is preferred, the row that is not). Empty where the term has none.
+    `pairs` i64[P, 2] (the row that is preferred, the row that is not). row_value f32[B] is what only the whole mini-batch
+    knows of a rollout. Empty where the term has none.
     """
 
     live: Tensor
     weight: Tensor
     value_weight: Tensor = field(default_factory=_none)
     row_weight: Tensor = field(default_factory=_none)
+    row_value: Tensor = field(default_factory=_none)
     pairs: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
     pair_weight: Tensor = field(default_factory=_none)
 
@@ -48,6 +50,7 @@ class Share:
             weight=self.weight[span.decisions],
             value_weight=self.value_weight[span.values] if len(self.value_weight) else self.value_weight,
             row_weight=self.row_weight[span.rows] if len(self.row_weight) else self.row_weight,
+            row_value=self.row_value[span.rows] if len(self.row_value) else self.row_value,
             pairs=self.pairs[mine] - first,
             pair_weight=self.pair_weight[mine] if len(self.pair_weight) else self.pair_weight,
         )

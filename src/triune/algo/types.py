@@ -56,6 +56,7 @@ class Batch:
     weight: Tensor = field(default_factory=_empty)
     value_weight: Tensor = field(default_factory=_empty)
     row_weight: Tensor = field(default_factory=_empty)
+    row_value: Tensor = field(default_factory=_empty)
     pairs: Tensor = field(default_factory=_empty)
     pair_weight: Tensor = field(default_factory=_empty)
 
@@ -130,7 +131,8 @@ class Credit:
     advantage f32[N]; in_loss, in_baseline bool[B]; reasons[B] ('' where both hold); returns f32[V] when a value
     function is trained; `degenerate` bool[groups] marks groups without variance. `masked` bool[N] takes single
     decisions of a trained trajectory out of the loss and its denominators (those that older weights drew, for example);
-    `scale` f32[N] multiplies each decision's loss, detached, and no denominator (importance weights, gates).
+    `scale` f32[N] multiplies each decision's loss, detached, and no denominator (importance weights, gates); `point` f32[B]
+    is the reference point of each rollout (KTO).
     """
 
     advantage: Tensor
@@ -141,6 +143,7 @@ class Credit:
     returns: Tensor | None = None
     masked: Tensor | None = None
     scale: Tensor | None = None
+    point: Tensor | None = None
 
 
 def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:
