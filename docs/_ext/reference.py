@@ -19,6 +19,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pygments.lexers.special import TextLexer
 
+from triune.algo import preset
+from triune.algo.shown import KINDS, show
 from triune.cli import COMMANDS, main
 from triune.core import errors
 from triune.core.describe import annotated, leaves, type_name
@@ -136,9 +138,40 @@ def recipes_page() -> str:
         [
             "# All recipes",
             "Every recipe that ships, as it is written and with what it resolves to: `triune recipes` lists the same, "
-            "`triune recipes NAME` prints one. How recipes work is on the page [Recipes](../recipes.md).",
+            "`triune recipes show NAME` prints one. How recipes work is on the page [Recipes](../recipes.md).",
             table(["recipe", "what it is for"], overview),
             *parts,
+        ]
+    )
+
+
+def presets_page() -> str:
+    """Every preset of an update rule, as `triune recipes show` prints it."""
+    shipped = [preset.load(name) for name in preset.names()]
+    return "\n\n".join(
+        [
+            "# All presets",
+            "Published update rules as data: `algo: {kind: policy_gradient, preset: NAME}`. What the parts mean is on the "
+            "page [Objectives](../objectives.md).",
+            table(["preset", "what it is"], ([f"[`{p.name}`](#{slug(p.name)})", p.title] for p in shipped)),
+            *(f"## {p.name}\n\n{block('text', show(p))}" for p in shipped),
+        ]
+    )
+
+
+def parts_page() -> str:
+    """Every part of an algorithm, with its parameters."""
+    sections = [
+        f"## {name}\n\nA {registry.kind}, `algo.{key}`.\n\n{parameters(registry[name])}"
+        for key, registry in KINDS.items()
+        for name in registry
+    ]
+    return "\n\n".join(
+        [
+            "# All parts of an algorithm",
+            "Written from the parts' own docstrings and parameters. How they work together is on the page "
+            "[Objectives](../objectives.md).",
+            *sections,
         ]
     )
 
@@ -257,6 +290,8 @@ def slug(heading: str) -> str:
 PAGES: Mapping[str, Callable[[], str]] = {
     "verifiers": verifiers_page,
     "recipes": recipes_page,
+    "presets": presets_page,
+    "parts": parts_page,
     "keys": keys_page,
     "commands": commands_page,
     "errors": errors_page,

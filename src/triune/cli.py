@@ -370,17 +370,36 @@ def report(run: Annotated[Positional[Path], arg(metavar="RUN", help="folder of a
     return 0
 
 
-def recipes(name: Annotated[Positional[str], arg(metavar="NAME", help="one to show in full")] = "") -> int:
-    """List the recipes that ship with triune, or show one with every key, its value and what it means."""
-    if name:
-        out.print(annotated(Recipe.load(find_recipe(name))), markup=False)
+def recipes(
+    action: Annotated[
+        Positional[Literal["list", "show"]], arg(metavar="list|show", help="what to do")
+    ] = "list",
+    name: Annotated[Positional[str], arg(metavar="NAME", help="a recipe or a preset to show in full")] = "",
+) -> int:
+    """List the recipes and the presets of update rules that ship with triune, or show one.
+
+    A recipe is shown with every key, its value and what it means; a preset with its parts, the views that they need, the
+    equation and the sources.
+    """
+    from triune.algo import preset
+
+    if action == "show":
+        if name in preset.names():
+            from triune.algo.shown import show
+
+            out.print(show(preset.load(name)), markup=False, soft_wrap=True)
+        else:
+            out.print(annotated(Recipe.load(find_recipe(name))), markup=False)
         return 0
     shipped = list_recipes()
-    width = max(map(len, shipped), default=0)
+    width = max(map(len, [*shipped, *preset.names()]))
     for found, path in shipped.items():
         lines = path.read_text(encoding="utf-8").split("\n")
         about = lines[0].removeprefix("#").strip() if lines[0].startswith("#") else ""
         out.print(f"{found:{width}}  {about}", markup=False)
+    out.print("\npresets of update rules, for algo.preset:", markup=False)
+    for found in preset.names():
+        out.print(f"{found:{width}}  {preset.load(found).title}", markup=False)
     return 0
 
 

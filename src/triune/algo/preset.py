@@ -2,7 +2,8 @@
 
 A file holds: `title`; `sources`, where it was published and which code was read; `equation`, the loss in plain text;
 `notes`, what differs between sources and what was decided; `recipe`, keys outside `algo` that belong to it, for people to
-copy (`train.rollouts_per_prompt: 8`); `required`, keys that a recipe must give because no source states them; `algo`.
+copy (`train.rollouts_per_prompt: 8`); `required`, dotted keys below `algo` that a recipe must give because no source states
+them, each with a value of ours to try the preset with (`terms.vpo.alpha: 0.01`); `algo`.
 """
 
 from __future__ import annotations
@@ -28,8 +29,15 @@ class Preset(Frozen):
     equation: str
     notes: tuple[str, ...] = ()
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
-    required: tuple[str, ...] = ()
+    required: dict[str, JsonValue] = Field(default_factory=dict)
     algo: dict[str, Any]
+
+    def tried(self) -> dict[str, Any]:
+        """Options of `algo` that use the preset as it is, with our values where the sources are silent."""
+        from triune.core.loading import merge, tree
+
+        chosen: dict[str, Any] = merge({"kind": "policy_gradient", "preset": self.name}, tree(self.required))
+        return chosen
 
 
 def names() -> list[str]:

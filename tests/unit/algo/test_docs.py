@@ -30,23 +30,30 @@ def examples(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return names
 
 
-def test_the_examples_compute_what_they_say(examples: dict[str, Any]) -> None:
+def test_the_estimator_computes_what_it_says(examples: dict[str, Any]) -> None:
+    rows = [trajectory([1], id=f"{i}", group="a") for i in range(4)] + [trajectory([1], id="b", group="b")]
+    batch, rewards = batch_of(rows, [0.0, 1.0, 9.0, None, 1.0])
+    credit = ADVANTAGES["median"]()(batch, rewards, {})
+    assert credit.advantage.tolist() == [-1.0, 0.0, 8.0, 0.0, 0.0]
+    assert credit.degenerate.tolist() == [False, True]
+    assert credit.in_loss.tolist() == [True, True, True, False, True]
+
+
+def test_the_term_has_the_gradient_that_it_says(examples: dict[str, Any]) -> None:
     table = VECTORS["batches"]["B1"]
     mask = torch.tensor(table["response_mask"]).bool()
     rows = [trajectory([1] * int(m.sum()), id=f"{i}") for i, m in enumerate(mask)]
-    batch, rewards = batch_of([*rows, trajectory([1], id="lost")], [*table["rewards"], None])
-    credit = ADVANTAGES["rloo"]()(batch, rewards, {})
-    expected = next(case for case in VECTORS["cases"] if case["id"] == "adv.rloo")["expected"]["advantages"]
-    assert credit.advantage.tolist() == pytest.approx(
-        [expected[i] if i < 4 else 0.0 for i in batch.trajectory.tolist()]
-    )
-    logp = torch.tensor([*torch.tensor(table["logp"])[mask].tolist(), -1.0]).requires_grad_()
-    total = Objective.of([{"kind": "reinforce"}]).whole(batch, credit, Evaluated(logp), {}).total
-    total.backward()
-    # The golden REINFORCE loss is a sum over tokens, a mean over the four sequences.
-    assert float(total.detach()) * 10 / 4 == pytest.approx(0.609667, abs=1e-6)
+    batch, rewards = batch_of(rows, table["rewards"])
+    credit = ADVANTAGES["group"]()(batch, rewards, {})
+    credit.advantage = credit.advantage.double()
+    old = torch.tensor(table["old_logp"], dtype=torch.float64)[mask]
+    logp = torch.tensor(table["logp"], dtype=torch.float64)[mask].requires_grad_()
+    objective = Objective.of({"policy": {"kind": "simple_po", "bound": 0.1}})
+    objective.whole(batch, credit, Evaluated(logp), {"old": Evaluated(old)}).total.backward()
+    ratio = (logp.detach() - old).exp()
+    weight = ratio * (1 - credit.advantage.sign() * (ratio - 1) / 0.1)
     assert logp.grad is not None
-    assert torch.allclose(logp.grad, -credit.advantage / 10)
+    assert torch.allclose(logp.grad, -weight * credit.advantage / 10, atol=1e-7)
 
 
 def test_every_plug_in_and_parameter_is_documented() -> None:

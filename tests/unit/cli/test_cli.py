@@ -224,11 +224,27 @@ def test_data_check_reports_skipped_rows(recipe: Path, tmp_path: Path, capsys: A
 
 def test_recipes_are_listed_and_shown(capsys: Any) -> None:
     assert run("recipes") == 0
-    assert "quickstart" in capsys.readouterr().out
-    assert run("recipes", "quickstart") == 0
+    listed = capsys.readouterr().out
+    assert "quickstart" in listed
+    assert "grpo " in listed
+    assert run("recipes", "show", "quickstart") == 0
     assert "total_steps: " in capsys.readouterr().out
-    assert run("recipes", "quikstart") == 2
+    assert run("recipes", "show", "quikstart") == 2
     assert "did you mean 'quickstart'" in capsys.readouterr().err
+
+
+def test_a_preset_is_shown_with_its_terms_views_equation_and_sources(capsys: Any) -> None:
+    assert run("recipes", "show", "grpo") == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "2402.03300",
+        "ppo_clip",
+        "clip_low: 0.2",
+        "needs the views: old",
+        "seq-mean-token-mean",
+        "min(rho A",
+    ):
+        assert text in shown
 
 
 def test_help_lists_every_key(capsys: Any) -> None:

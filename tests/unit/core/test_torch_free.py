@@ -38,7 +38,7 @@ def test_every_module_of_the_base_install_imports() -> None:
     "arguments",
     [
         ["recipes"],
-        ["recipes", "quickstart"],
+        ["recipes", "show", "quickstart"],
         ["train", "--help"],
         ["data", "show", "quickstart", "--samples", "2", "--out", "OUT"],
     ],

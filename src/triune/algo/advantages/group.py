@@ -23,7 +23,7 @@ class GroupRelative(Options):
     """
 
     kind: Literal["group"] = "group"
-    scale: Literal["std", "none"] = "std"
+    scale: Literal["std", "none"] = Field(default="std", description="what centred rewards are divided by")
     eps: float = Field(default=1e-6, gt=0, description="added to the std (verl 1e-6, TRL 1e-4)")
 
     def __call__(self, batch: Batch, rewards: Rewards, views: Mapping[str, Evaluated]) -> Credit:
