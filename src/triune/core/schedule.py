@@ -78,10 +78,39 @@ class Cosine(Frozen):
         return self.end + (self.start - self.end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-Schedule = Annotated[Steps | Linear | Cosine, Field(discriminator="kind")]
+class WarmupCosine(Frozen):
+    """In a straight line from `start` to `peak` over `warmup`, by half a cosine to `valley` over `decay`, then `valley`.
+
+    CHORD's weight of the demonstrations (Trinity-RFT, mix_chord.yaml): warm-up 200, decay 400, peak 0.5, valley 0.02; its
+    complement, the weight of RL, is the same with 1 - start, 1 - peak and 1 - valley. With `unit: fraction` the lengths
+    are shares of the run.
+    """
+
+    kind: Literal["warmup_cosine"] = "warmup_cosine"
+    start: float = 0.0
+    peak: float
+    valley: float
+    warmup: float = Field(ge=0)
+    decay: float = Field(ge=0)
+    unit: Literal["fraction", "step"] = "step"
+
+    @property
+    def turns(self) -> tuple[float, float]:
+        """Where it turns: the end of the warm-up, and of the decay."""
+        return self.warmup, self.warmup + self.decay
+
+    def at(self, progress: Progress) -> float:
+        where = float(progress.step) if self.unit == "step" else progress.fraction
+        if where < self.warmup:
+            return self.start + (self.peak - self.start) * where / self.warmup
+        share = min(1.0, (where - self.warmup) / self.decay) if self.decay else 1.0
+        return self.valley + (self.peak - self.valley) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def resolve(schedule: Steps | Linear | Cosine, progress: Progress) -> float:
+Schedule = Annotated[Steps | Linear | Cosine | WarmupCosine, Field(discriminator="kind")]
+
+
+def resolve(schedule: Steps | Linear | Cosine | WarmupCosine, progress: Progress) -> float:
     """The schedule's value at this progress; at evaluation its final value, so that curves stay comparable."""
     total = progress.total_steps
     return schedule.at(

@@ -11,7 +11,7 @@ from pydantic import JsonValue, ValidationError
 from triune.core.base import Frozen
 from triune.core.errors import DataError, RecipeError, nearest
 from triune.core.sample import Check, Sample
-from triune.core.schedule import Progress, Steps, resolve
+from triune.core.schedule import Progress, Steps, WarmupCosine, resolve
 from triune.verify.env import PREFIX, EnvReward
 from triune.verify.verifier import AnyVerifier, verifiers
 
@@ -71,7 +71,12 @@ def _turns(sample: Sample) -> list[Progress]:
     if not schedules:
         return []
     for name, schedule in schedules:
-        if not isinstance(schedule, Steps):
+        if isinstance(schedule, WarmupCosine):
+            if schedule.unit == "step":
+                steps |= {math.floor(bound) for bound in schedule.turns if bound < math.inf}
+            else:
+                turns |= {bound for bound in schedule.turns if bound <= 1}
+        elif not isinstance(schedule, Steps):
             turns.add(schedule.until)
         elif schedule.unit == "fraction":
             turns |= {bound for bound, _ in schedule.table if 0 <= bound <= 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from triune.core.schedule import Linear, Progress, Steps, resolve
+from triune.core.schedule import Linear, Progress, Steps, WarmupCosine, resolve
 
 STAGES = Steps(table=((1499, 0.5), (1500, 0.75)), unit="step")
 
@@ -39,3 +39,21 @@ def test_a_bound_includes_its_step_whatever_the_rounding(step: int) -> None:
 def test_bounds_that_do_not_rise_to_the_end_are_refused(table: tuple[tuple[float, float], ...]) -> None:
     with pytest.raises(ValidationError, match="rise strictly"):
         Steps(table=table)
+
+
+def test_a_warm_up_rises_in_a_line_and_falls_by_a_cosine() -> None:
+    mu = WarmupCosine(peak=0.5, valley=0.02, warmup=200, decay=400)
+    rest = WarmupCosine(start=1.0, peak=0.5, valley=0.98, warmup=200, decay=400)
+    share = WarmupCosine(peak=0.5, valley=0.02, warmup=0.2, decay=0.4, unit="fraction")
+    for step in range(0, 1001, 7):
+        now = Progress(step=step, total_steps=1000)
+        assert resolve(mu, now) + resolve(rest, now) == pytest.approx(1.0, abs=1e-15)
+        assert resolve(share, now) == pytest.approx(resolve(mu, now), abs=1e-12)
+    assert resolve(mu, Progress(step=1, total_steps=1000, phase="eval")) == 0.02
+    # Without a decay it is at the valley at once; without either, always.
+    assert (
+        resolve(WarmupCosine(peak=1, valley=0.5, warmup=4, decay=0), Progress(step=4, total_steps=9)) == 0.5
+    )
+    assert (
+        resolve(WarmupCosine(peak=1, valley=0.5, warmup=0, decay=0), Progress(step=0, total_steps=9)) == 0.5
+    )
