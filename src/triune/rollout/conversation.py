@@ -77,6 +77,7 @@ class Conversation:
     versions: list[int] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     events: list[RewardEvent] = field(default_factory=list)
+    resolved: dict[str, float] = field(default_factory=dict)
     turn: int = 0
     ending: Ending = "answered"
     finished: bool = False
@@ -90,6 +91,10 @@ class Conversation:
     def append_sampled(self, completion: Completion, version: int) -> None:
         """The engine's ids, exactly as sampled."""
         self._decide(completion.ids, completion.logps, False, self.turn, version)
+
+    def append_placed(self, ids: Sequence[int], version: int) -> None:
+        """Ids that the policy is made to say in this turn, exactly as given; the caller has looked at the window."""
+        self._decide(ids, [float("nan")] * len(ids), True, self.turn, version)
 
     def append_observation(self, segment: Segment, prefill: Sequence[int], version: int) -> bool:
         """Adds text, placeholders and pictures, and the next turn's forced start; or nothing at all (False) when that
@@ -151,7 +156,7 @@ class Conversation:
                 media=tuple(s.sha256 for s in self.seen[:shown]),
             ),
             events=tuple(self.events),
-            resolved=self.sample.resolved(demand.progress),
+            resolved=self.sample.resolved(demand.progress) | self.resolved,
             seed=seed,
         )
         said = [self.ids[i] for i in self.at]

@@ -14,6 +14,7 @@ from triune.envs import ENVIRONMENTS, Environment, Turn
 from triune.rollout.conversation import Conversation, Renderer
 from triune.rollout.engine import Completion, Engine, Request, derive_seed
 from triune.rollout.generator import Demand, Episode
+from triune.rollout.placed import alike, begin
 
 
 @dataclass(slots=True)
@@ -84,6 +85,9 @@ class Conversations:
             ]
             for sample, prompt in zip(samples, prompts, strict=True)
         ]
+        for row in rows:
+            for rank, live in enumerate(row):
+                begin(live.talk, demand, rank, self.renderer)
         try:
             self._converse(rows, demand)
         finally:
@@ -98,7 +102,8 @@ class Conversations:
     def _converse(self, rows: list[list[_Live]], demand: Demand) -> None:
         for turn in range(self.max_turns):
             # The rollouts of a sample share their prompt in the first turn: one request, computed once.
-            sharing = rows if turn == 0 else [[x] for row in rows for x in row if not x.talk.finished]
+            first = [many for row in rows for many in alike(row)] if turn == 0 else []
+            sharing = first or [[x] for row in rows for x in row if not x.talk.finished]
             if not sharing:
                 return
             requests = [self._request(many, turn) for many in sharing]

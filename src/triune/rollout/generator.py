@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule, Trajectory
 from triune.core.verdict import Outcome
+from triune.rollout.starts import Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +24,15 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a step asks of a generator: `rollouts` per sample under `rule`, seeded, by weights number `version`."""
+    """What a step asks of a generator: `rollouts` per sample under `rule`, seeded, by weights number `version`; `starts`
+    has what single rollouts (sample, rank) begin with."""
 
     rollouts: int
     rule: SamplingRule
     seed: int
     version: int
     progress: Progress
+    starts: Mapping[tuple[str, int], Start] = field(default_factory=dict)
 
 
 class Generator(Protocol):

@@ -5,6 +5,7 @@ For tests of objectives, learner and core types: every number can be worked out 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +20,13 @@ from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.base import Frozen
 from triune.core.recipe import Recipe
-from triune.core.sample import Check, Message, Sample, Text
+from triune.core.sample import Check, Frame, Message, Sample, Text
 from triune.core.trajectory import Decisions, Payload, SamplingRule, Trajectory
 from triune.core.verdict import Component, Outcome, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.policy.logprob import rule_logprobs
 from triune.policy.options import POLICIES
+from triune.rollout.conversation import Segment
 from triune.train.batching import rewards
 
 
@@ -43,10 +45,15 @@ class TableFamily:
 
     Payload: `ids` i32[T], the prompt included, and `at` i32[N], the places of the decisions. Read-outs precede the
     first decision of every turn; an episode that did not terminate has one more at its last token.
+    A text is its tokens' numbers ("1 2"), a prompt the numbers in the last message (0 where there are none); turns have
+    no end token.
     """
 
     provides = frozenset({"entropy", "value"})
     views: frozenset[str] = frozenset()
+    frame: Frame = "pixels_original"
+    window = 1 << 20
+    stop_ids: tuple[int, ...] = ()
 
     def __init__(self, vocabulary: int = 5, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -66,6 +73,16 @@ class TableFamily:
 
     def begin_step(self, samples: Sequence[Sample]) -> None:
         return
+
+    def prompt(self, sample: Sample) -> Segment:
+        ids = [int(n) for n in re.findall(r"\d+", sample.messages[-1].text)] or [0]
+        return Segment(np.asarray(ids, np.int32), np.zeros(len(ids), np.bool_), (), ())
+
+    def encode(self, text: str) -> list[int]:
+        return [int(token) for token in text.split()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return " ".join(map(str, ids))
 
     def cost(self, trajectory: Trajectory) -> int:
         return len(trajectory.payload.arrays["ids"])
