@@ -210,7 +210,7 @@ def test_imitation_is_the_mean_over_placed_tokens() -> None:
     case = CASES["expert.sft"]
     mask = torch.tensor(case["inputs"]["mask"]).bool()
     made = [
-        trajectory([1] * int(row.sum()), id=f"{i}", forced=True, component="imitation")
+        trajectory([1] * int(row.sum()), id=f"{i}", forced=True, component="expert")
         for i, row in enumerate(mask)
     ]
     batch, _ = batch_of(made, [None] * len(made))

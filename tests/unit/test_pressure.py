@@ -271,7 +271,7 @@ def test_5_leaving_the_loss_is_not_leaving_the_baseline() -> None:
     cut = trajectory(
         [4, 4], id="cut", ending="overlong_turn", terminated=False, truncated=True, family=family
     )
-    demo = trajectory([3], prompt=[2], id="demo", forced=True, component="imitation")
+    demo = trajectory([3], prompt=[2], id="demo", forced=True, component="expert")
     broken = trajectory([1, 1], id="broken", ending="env_error", family=family)
     rows = [
         scored(trajectory([1], id="good", family=family), 1.0),
@@ -347,9 +347,7 @@ def test_7_rows_of_different_objectives_share_a_batch() -> None:
                 scored(trajectory([2], id=f"lost {n}", group=f"{n}", family=family), 0.0),
             ]
         for n in range(demos):
-            demo = trajectory(
-                [4], prompt=[3], id=f"demo {n}", group="demo", forced=True, component="imitation"
-            )
+            demo = trajectory([4], prompt=[3], id=f"demo {n}", group="demo", forced=True, component="expert")
             assert np.isnan(demo.decisions.logp).all()
             rows.append(scored(demo, None))
         return learn(rows, terms=terms)[1]["table"]

@@ -63,7 +63,7 @@ def test_an_episode_in_fragments_counts_once() -> None:
 
 
 def test_demonstrations_are_trained_but_are_nobodys_baseline() -> None:
-    rows = [*group(2), trajectory([3, 3], id="demo", forced=True, component="imitation")]
+    rows = [*group(2), trajectory([3, 3], id="demo", forced=True, component="expert")]
     for reward in (1.0, None):
         found = credit(rows, [1.0, 0.0, reward], scale="none")
         assert found.advantage.tolist() == [0.5, -0.5, 0.0, 0.0]

@@ -89,7 +89,7 @@ def test_the_entropy_bonus_pays_for_entropy() -> None:
 
 def test_components_share_a_batch_and_nothing_else() -> None:
     """Two sampled decisions of RL and three placed ones of imitation: each has its own denominator and term."""
-    rows = [trajectory([1, 2], id="a"), trajectory([1, 2, 3], id="b", forced=True, component="imitation")]
+    rows = [trajectory([1, 2], id="a"), trajectory([1, 2, 3], id="b", forced=True, component="expert")]
     terms = ({"kind": "ppo_clip"}, {"kind": "imitation", "coef": 2.0})
     batch = ready(rows)
     assert share(*batch).weight.tolist() == pytest.approx([1 / 2] * 2 + [0.0] * 3)
@@ -106,7 +106,7 @@ def test_sequence_means_count_the_sequences_of_a_component() -> None:
     rows = [
         trajectory([1, 2], id="a"),
         trajectory([1], id="b"),
-        trajectory([1, 2, 3], id="c", forced=True, component="imitation"),
+        trajectory([1, 2, 3], id="c", forced=True, component="expert"),
     ]
     sampled, placed = (
         share(*ready(rows), "seq-mean-token-mean", kind=kind).weight for kind in ("ppo_clip", "imitation")
