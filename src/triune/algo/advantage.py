@@ -18,6 +18,9 @@ from triune.algo.types import Batch, Credit, Evaluated, Rewards
 EQUAL = 1e-9
 """Rewards of a group that differ by no more than this share of the largest are equal: rounding is not a signal."""
 
+BASELINE = "baseline"
+"""The component of rollouts that were drawn to be compared with only (ReMax's greedy answers)."""
+
 
 class Advantage(Protocol):
     """`needs` names the views that must be evaluated without gradient first (a critic's values, for example)."""
@@ -43,7 +46,9 @@ def membership(batch: Batch, rewards: Rewards) -> tuple[Tensor, Tensor, list[str
     for index, trajectory in enumerate(batch.trajectories):
         forced = trajectory.decisions.forced
         reason = ""
-        if len(forced) and bool(forced.all()):
+        if trajectory.component == BASELINE:
+            reason = BASELINE
+        elif len(forced) and bool(forced.all()):
             reason = "placed"
         elif trajectory.ending in ("env_error", "aborted", "inconsistent"):
             reason = trajectory.ending

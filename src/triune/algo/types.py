@@ -115,12 +115,14 @@ class Evaluated:
 @dataclass(slots=True)
 class Rewards:
     """What the judge said of B trajectories: total f64[B] (NaN = abstained), and the same reward placed in time,
-    placed f32[N] (a per-step reward at its decision, the rest at the last sampled decision). `parts` holds each check's
-    own share of the total f64[B] (NaN where a rollout has none), `correct` f64[B] 1, 0 or NaN."""
+    placed f64[N] (a per-step reward at its decision, the rest at the last sampled decision). `parts` holds each check's
+    own share of the total f64[B] (NaN where a rollout has none), its value times one of `weights` f64[B]; `correct`
+    f64[B] is 1, 0 or NaN."""
 
     total: Tensor
     placed: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
     correct: Tensor = field(default_factory=_empty)
 
 

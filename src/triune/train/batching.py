@@ -132,7 +132,7 @@ def rewards(batch: Batch, verdicts: Sequence[Verdict]) -> Rewards:
     """
     placed = torch.zeros(batch.num_decisions, dtype=torch.float64)
     total = torch.full((len(verdicts),), float("nan"), dtype=torch.float64)
-    correct, parts = total.clone(), dict[str, Tensor]()
+    correct, parts, weights = total.clone(), dict[str, Tensor](), dict[str, Tensor]()
     start = 0
     for index, (trajectory, verdict) in enumerate(zip(batch.trajectories, verdicts, strict=True)):
         size, before = len(trajectory.decisions), trajectory.step_offset + trajectory.fork
@@ -144,7 +144,8 @@ def rewards(batch: Batch, verdicts: Sequence[Verdict]) -> Rewards:
             rest = verdict.reward
             for part in verdict.components:
                 value = 0.0 if part.gated or part.value is None else part.weight * part.value / scale
-                parts.setdefault(part.name, torch.full_like(total, float("nan")))[index] = value
+                for table, one in ((parts, value), (weights, part.weight / scale)):
+                    table.setdefault(part.name, torch.full_like(total, float("nan")))[index] = one
                 for event in part.events if not part.gated else ():
                     value = part.weight * (event.value or 0.0) / scale
                     rest -= value
@@ -155,7 +156,7 @@ def rewards(batch: Batch, verdicts: Sequence[Verdict]) -> Rewards:
             if len(sampled) and (trajectory.terminated or trajectory.truncated):
                 placed[start + int(sampled[-1])] += rest
         start += size
-    return Rewards(total, placed.float(), parts, correct)
+    return Rewards(total, placed, parts, weights, correct)
 
 
 def spans(micros: Sequence[Batch]) -> list[Span]:

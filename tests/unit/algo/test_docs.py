@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from triune.algo.objective import Objective
-from triune.algo.options import ADVANTAGES, TERMS, Options
+from triune.algo.options import ADVANTAGES, SHAPES, TERMS, Options
 from triune.algo.types import Evaluated
 from triune.testing.table import batch_of, trajectory
 
@@ -57,7 +57,7 @@ def test_the_term_has_the_gradient_that_it_says(examples: dict[str, Any]) -> Non
 
 
 def test_every_plug_in_and_parameter_is_documented() -> None:
-    for registry in (ADVANTAGES, TERMS):
+    for registry in (ADVANTAGES, SHAPES, TERMS):
         for name in registry:
             (row,) = re.findall(rf"(?m)^\| `{name}` \|.*$", PAGE) or pytest.fail(
                 f"docs/objectives.md has no row for {name}"
