@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from triune.algo.finite import finite
 from triune.algo.options import PolicyGradient
 from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
@@ -45,6 +46,7 @@ class Term(Protocol):
 
     component: str
     couples: bool
+    scaled: bool
 
     @property
     def needs(self) -> frozenset[str]: ...
@@ -69,6 +71,7 @@ class Objective:
         if not self.terms:
             raise RecipeError("algo.terms is empty: nothing would be trained")
         self.needs: frozenset[str] = frozenset().union(*(term.needs for term in self.terms.values()))
+        self.floor = algo.logp_floor
         self.couples = any(term.couples for term in self.terms.values())
 
     @classmethod
@@ -87,8 +90,8 @@ class Objective:
         rows = torch.ones(len(batch.trajectories), dtype=torch.bool) if rows is None else rows
         found = {name: term.share(batch, credit, rewards, rows) for name, term in self.terms.items()}
         if credit.scale is not None:
-            for share in found.values():
-                share.weight = share.weight * credit.scale
+            for name in (name for name, term in self.terms.items() if term.scaled):
+                found[name].weight = found[name].weight * credit.scale
         return found
 
     def __call__(
@@ -101,6 +104,9 @@ class Objective:
     ) -> Loss:
         # An empty slice keeps the graph when every decision is masked; `sum() * 0` would turn an infinity into NaN.
         loss = Loss(current.logp[:0].sum(), {}, [])
+        all_views = {"current": current, **views}
+        views, loss.metrics = finite(batch, self.terms, shares, all_views, self.floor)
+        current = views["current"]
         for name, term in self.terms.items():
             share = shares[name]
             mine = replace(batch, **{key: getattr(share, key) for key in share.__slots__})

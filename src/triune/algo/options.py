@@ -34,6 +34,9 @@ class Options(Frozen):
         extras of a view (`masked.entropy`)."""
         return frozenset()
 
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """Raises RecipeError where another part (`adjust.NAME`, `terms.NAME`, ...) contradicts it."""
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold of it: tensors and plain data."""
         return {}
@@ -88,7 +91,8 @@ class AdjustOptions(Options):
 
 
 Aggregate = Literal[
-    "token-mean", "group-token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "sum-const", "seq-mean-token-sum-const",
+    "token-mean", "group-token-mean", "seq-mean-token-mean", "seq-mean-token-mean-all", "seq-mean-token-sum", "sum-const",
+    "seq-mean-token-sum-const",
 ]  # fmt: skip
 
 
@@ -98,10 +102,12 @@ class TermOptions(Options):
 
     `tokens`: which decisions of its component it trains: those that the policy sampled, those that were placed (a
     demonstration's), or both. `couples`: it compares the rollouts of a group, which then stay in one micro-batch.
+    `scaled`: the factors of the credit (importance weights, gates) multiply it; regularisers are as they are.
     """
 
     tokens: ClassVar[Literal["sampled", "placed", "all"]] = "sampled"
     couples: ClassVar[bool] = False
+    scaled: ClassVar[bool] = True
 
     coef: float | Schedule = Field(
         default=1.0, description="weight of the term in the loss, or a schedule of it"
@@ -173,6 +179,11 @@ class PolicyGradient(Frozen):
     )
     constant: float | None = Field(
         default=None, gt=0, description="L of the modes that end in const, mostly the longest response"
+    )
+    logp_floor: float | None = Field(
+        default=None,
+        lt=0,
+        description="stands for the log-prob of a trained decision that became impossible (-30); null: that is an error",
     )
 
     @model_validator(mode="before")

@@ -26,30 +26,30 @@ def decisions(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> 
     """The share of a term that is a sum over decisions: weights by its `aggregate`, over the mini-batch `rows` bool[B].
 
     token-mean: 1 / decisions. group-token-mean: 1 / (decisions of the group x groups). seq-mean-token-mean: 1 / (decisions
-    of the rollout x rollouts). seq-mean-token-sum: 1 / rollouts. sum-const: 1 / L. Only groups and rollouts that have a
-    trained decision are counted; but seq-mean-token-sum-const: 1 / (L x all rollouts in the loss), as TRL has it.
+    of the rollout x rollouts). seq-mean-token-sum: 1 / rollouts. sum-const: 1 / L, for Dr.GRPO as verl has it. Only groups
+    and rollouts that have a trained decision are counted; but all rollouts in the loss are, as in TRL, by
+    seq-mean-token-mean-all and by seq-mean-token-sum-const, 1 / (L x rollouts), for Dr.GRPO as TRL has it.
     """
     live = trained(term, batch, credit, rows)
     ones = live.float()
+    mine = torch.tensor([t.component == term.component for t in batch.trajectories], dtype=torch.bool)
+    everyone = (rows & credit.in_loss & mine).sum().clamp(min=1)
     lengths = segment_sum(ones, batch.trajectory, len(batch.trajectories))
     sequences = (lengths > 0).sum().clamp(min=1)
     match term.aggregate:
         case "seq-mean-token-mean":
             divisor = lengths.clamp(min=1)[batch.trajectory] * sequences
+        case "seq-mean-token-mean-all":
+            divisor = lengths.clamp(min=1)[batch.trajectory] * everyone
         case "seq-mean-token-sum":
             divisor = sequences
         case "sum-const":
             divisor = torch.tensor(_constant(term))
         case "seq-mean-token-sum-const":
-            everyone = (
-                rows
-                & credit.in_loss
-                & torch.tensor([t.component == term.component for t in batch.trajectories])
-            )
-            divisor = _constant(term) * everyone.sum().clamp(min=1)
+            divisor = _constant(term) * everyone
         case "group-token-mean":
             sizes = segment_sum(ones, batch.group, int(batch.group.max()) + 1 if len(ones) else 0)
-            divisor = sizes.clamp(min=1)[batch.group] * (sizes > 0).sum()
+            divisor = sizes.clamp(min=1)[batch.group] * (sizes > 0).sum().clamp(min=1)
         case _:
             divisor = ones.sum().clamp(min=1)
     return Share(live=live, weight=ones / divisor)

@@ -85,6 +85,8 @@ class Learner:
         for name, state in remembered.items():
             if name in self.parts:
                 self.parts[name].restore(state)
+        for part in self.parts.values():
+            part.check(self.parts)
         needs = frozenset().union(*(part.needs for part in self.parts.values()))
         self.views = Views(self.family, algo.parts("views"), needs, self.exact)
 
