@@ -1,65 +1,86 @@
-"""The clipped surrogate of PPO with separate bounds (DAPO's clip-higher), and optionally the dual clip."""
+"""The clipped surrogate of PPO with separate bounds (DAPO's clip-higher), at any ratio level, and the dual clip."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from triune.algo.objective import TermResult
-from triune.algo.options import TERMS, TermOptions
-from triune.algo.types import Batch, Evaluated
-from triune.algo.weights import by_source
-
-# exp() of a log-ratio beyond this overflows or means nothing; the unclamped maximum is reported.
-LOG_RATIO_BOUND = 20.0
+from triune.algo.options import TERMS
+from triune.algo.ratio import Level
+from triune.algo.terms.policy import Compared, PolicyTerm
 
 
 @TERMS.register("ppo_clip")
-class PPOClip(TermOptions):
-    """max(-A r, -A clip(r, 1 - low, 1 + high)) per decision, r = exp(logp - logp_old) (Schulman et al. 2017, eq. 7).
+class PPOClip(PolicyTerm):
+    """max(-A r, -A clip(r, 1 - low, 1 + high)) per decision (Schulman et al. 2017, eq. 7).
 
-    With `dual`, a negative advantage costs at most -A * dual (Ye et al. 2020). The log-ratio is clamped to
-    +-20, beyond which there is no gradient; `log_ratio_abs` reports it unclamped.
+    W = r where (A > 0 and r <= 1 + high) or (A < 0 and 1 - low <= r <= dual), else 0 (a product of the row is held whole
+    by each of its n decisions: n r). The ratio is GSPO's with
+    `ratio: sequence_geomean` (arXiv 2507.18071; its bounds are of the order of 3e-4), TRL's RLOO with
+    `sequence_product`. With `dual` a negative advantage costs at most -A * dual (Ye et al. 2020; TRL's `delta` is the
+    same cap). Log-ratios are clamped to +-20 (a mean to at most 10), beyond which there is no gradient.
     """
 
-    kind: Literal["ppo_clip"] = "ppo_clip"
-    clip_low: float = Field(
-        default=0.2, ge=0, lt=1, description="a ratio below 1 - this no longer pushes down"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {},
+        {"dual": 3.0},
+        {"clip_low": None, "clip_high": None},
+        {"ratio": "sequence_geomean", "clip_low": 3e-4, "clip_high": 4e-4},
+        {"ratio": "sequence_geomean_token", "dual": 1.5},
+        {"ratio": "sequence_product", "clip_high": 0.2},
+        {"against": "behavior", "max_drift": 0.2},
     )
-    clip_high: float = Field(default=0.28, ge=0, description="a ratio above 1 + this no longer pushes up")
+
+    kind: Literal["ppo_clip"] = "ppo_clip"
+    ratio: Level = Field(default="token", description="what one ratio is of: a decision, or its whole row")
+    clip_low: float | None = Field(
+        default=0.2, ge=0, le=1, description="a ratio below 1 - this no longer pushes down; null: any does"
+    )
+    clip_high: float | None = Field(
+        default=0.28, ge=0, description="a ratio above 1 + this no longer pushes up; null: any does"
+    )
     dual: float | None = Field(
-        default=None, gt=1, description="largest ratio that a negative advantage counts at"
+        default=None, gt=1, description="largest ratio that a negative advantage counts at (TRL: delta)"
     )
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"old"})
+    def _bounds(self) -> tuple[float, float]:
+        """Least and largest ratio that still has a gradient."""
+        low = 0.0 if self.clip_low is None else 1 - self.clip_low
+        return low, math.inf if self.clip_high is None else 1 + self.clip_high
 
-    def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
-        # Decisions outside the loss may hold anything (a forced token may be impossible): replace before subtracting.
-        live = batch.live
-        log_ratio = torch.where(live, current.logp - views["old"].logp, 0.0)
-        ratio = log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
-        plain = -batch.advantage * ratio
-        clipped = -batch.advantage * ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        loss = torch.maximum(plain, clipped)
+    def losses(self, seen: Compared) -> Tensor:
+        ratio = seen.ratio(self.ratio)
+        plain = -seen.advantage * ratio
+        loss = torch.maximum(plain, -seen.advantage * ratio.clamp(*self._bounds))
+        if self.dual is None:
+            return loss
+        over = (seen.advantage < 0) & (ratio > self.dual)
+        return torch.where(over, -seen.advantage * self.dual, loss)
+
+    def gradient_weight(self, seen: Compared) -> Tensor:
+        ratio = seen.ratio(self.ratio).detach()
+        low, high = self._bounds
+        rises = (seen.advantage > 0) & (ratio <= high)
+        falls = (seen.advantage < 0) & (ratio >= low)
         if self.dual is not None:
-            capped = torch.minimum(loss, -batch.advantage * self.dual)
-            loss = torch.where(batch.advantage < 0, capped, loss)
-        return TermResult(
-            loss=(loss * batch.weight).sum(),
-            metrics=by_source(
-                batch,
-                live,
-                {
-                    "clip_frac/low": (ratio < 1 - self.clip_low) & (batch.advantage < 0),
-                    "clip_frac/high": (ratio > 1 + self.clip_high) & (batch.advantage > 0),
-                    "ratio": ratio,
-                    "approx_kl": log_ratio.exp() - 1 - log_ratio,
-                    "log_ratio_abs": log_ratio.abs(),
-                },
-            ),
-        )
+            falls &= ratio <= self.dual
+        return torch.where(rises | falls, seen.slope(self.ratio), 0.0)
+
+    def metrics(self, seen: Compared) -> dict[str, Tensor]:
+        ratio = seen.ratio(self.ratio).detach()
+        low, high = self._bounds
+        found = {
+            "clip_frac/low": (ratio < low) & (seen.advantage < 0),
+            "clip_frac/high": (ratio > high) & (seen.advantage > 0),
+        }
+        if self.dual is not None:
+            found["clip_frac/dual"] = (ratio > self.dual) & (seen.advantage < 0)
+        if self.ratio != "token":
+            found["sequence_ratio"] = ratio
+        return found

@@ -1,0 +1,57 @@
+"""Estimates of a Kullback-Leibler divergence from one sample's log-ratio, and the exact one from two distributions.
+
+With d = log pi - log ref of a decision drawn from pi, in nats:
+
+| form | value | its mean under pi | expected gradient when it is a loss (samples fixed) |
+|---|---|---|---|
+| k1 | d | KL(pi, ref) | 0: E[grad log pi] = 0 |
+| abs | abs(d) | | grad sum abs(pi - ref), twice the total variation |
+| k2 | d^2 / 2 | about KL | grad KL(pi, ref) |
+| k3 | exp(-d) - 1 + d | KL(pi, ref) | grad KL(ref, pi), the *forward* divergence |
+| k3+ | that of k3 | KL(pi, ref) | that of k2 |
+
+Values: Schulman, "Approximating KL divergence" (2020). Gradients: exact over a categorical in tests/unit/algo/test_terms_kl.py.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Form = Literal["k1", "abs", "k2", "k3", "k3+"]
+
+
+def estimate(
+    form: Form, logs: Tensor, log_bound: float | None = 20.0, value_bound: float | None = None
+) -> Tensor:
+    """The estimate per decision, [N], of logs = log pi - log ref [N].
+
+    verl clamps the log-ratio of k3 to +-20 and its value to +-10: `log_bound` and `value_bound`, for every form. There is
+    no gradient beyond either.
+    """
+    if log_bound is not None:
+        logs = logs.clamp(-log_bound, log_bound)
+    if form == "k1":
+        value = logs
+    elif form == "abs":
+        value = logs.abs()
+    elif form == "k2":
+        value = 0.5 * logs.square()
+    else:
+        value = (-logs).expm1() + logs
+        if form == "k3+":
+            smooth = 0.5 * logs.square()
+            value = value.detach() + smooth - smooth.detach()
+    return value if value_bound is None else value.clamp(-value_bound, value_bound)
+
+
+def divergence(logp: Tensor, logq: Tensor) -> Tensor:
+    """KL(p, q) per decision, [N], of two tables of log-probabilities [N, choices].
+
+    Choices that p gives no probability count 0, whatever q gives them; one that only q excludes makes it infinite.
+    """
+    possible = logp > -torch.inf
+    gap = torch.where(possible, logp, 0.0) - torch.where(possible, logq, 0.0)
+    return (torch.where(possible, logp, -torch.inf).exp() * gap).sum(-1)
