@@ -34,7 +34,7 @@ class Options(Frozen):
         extras of a view (`masked.entropy`)."""
         return frozenset()
 
-    def check(self, parts: Mapping[str, Any]) -> None:
+    def agree(self, parts: Mapping[str, Any]) -> None:
         """Raises RecipeError where another part (`adjust.NAME`, `terms.NAME`, ...) contradicts it."""
 
     def state(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Learner:
             if name in self.parts:
                 self.parts[name].restore(state)
         for part in self.parts.values():
-            part.check(self.parts)
+            part.agree(self.parts)
         needs = frozenset().union(*(part.needs for part in self.parts.values()))
         self.views = Views(self.family, algo.parts("views"), needs, self.exact)
 

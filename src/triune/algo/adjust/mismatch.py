@@ -83,7 +83,7 @@ class Mismatch(Compare):
             raise ValueError("leave_denominators is about masked decisions: it needs `mode: mask`")
         return self
 
-    def check(self, parts: Mapping[str, Any]) -> None:
+    def agree(self, parts: Mapping[str, Any]) -> None:
         for name, term in parts.items():
             same = getattr(term, "component", None) == self.component
             if same and name.startswith("terms.") and getattr(term, "against", None) == "behavior":

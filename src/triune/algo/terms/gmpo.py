@@ -38,7 +38,7 @@ class GMPO(PolicyTerm):
     def gradient_weight(self, seen: Compared) -> Tensor:
         logs, advantage = seen.logs.detach(), seen.advantage
         free = ((advantage > 0) & (logs <= self.clip_high)) | ((advantage < 0) & (logs >= -self.clip_low))
-        bound = torch.where(advantage > 0, self.clip_high, -self.clip_low)
+        bound = torch.where(advantage > 0, self.clip_high, torch.full_like(logs, -self.clip_low))
         total = row_mean(seen.batch, seen.live, torch.where(free | (advantage == 0), logs, bound))
         return torch.where(free & (total <= GEOMEAN_BOUND), total.exp(), 0.0)
 
