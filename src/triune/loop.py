@@ -114,6 +114,8 @@ class Loop:
             try:
                 self.judge.check(sample)
                 self.family.check(sample)
+                if (check := getattr(self.generator, "check", None)) is not None:
+                    check(sample)
                 kept.append(sample)
             except DataError as error:
                 if self.recipe.data.on_bad_row == "error":

@@ -30,8 +30,8 @@ class Options(Frozen):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of views (`old` always exists), extras of the current pass (`entropy`, `value`, `distribution`), and
-        extras of a view (`masked.entropy`)."""
+        """Names of views (`old` always exists; `old.placed`: of placed decisions too), extras of the current pass (`entropy`,
+        `value`, `distribution`), and extras of a view (`masked.entropy`)."""
         return frozenset()
 
     def agree(self, parts: Mapping[str, Any]) -> None:

@@ -40,7 +40,7 @@ class Chat(Adapter):
         known = next((text for text in shown if text is not None), None)
         if truth is None and self.truth:
             truth = row.need(self.truth, object)  # type: ignore[assignment]
-        elif truth is None and known is None:
+        elif truth is None and known is None and not responses:
             raise row.error(
                 "missing_field", "no column is named as `truth` and the row ends without an assistant turn"
             )

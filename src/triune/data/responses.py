@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,11 +54,35 @@ def recorded(row: Row, key: str) -> tuple[Response, ...]:
     return tuple(found)
 
 
+SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
+"""Columns with what the two answers are worth, as data sets name them."""
+
+
 def sides(row: Row, start: int = 0) -> tuple[Response, ...]:
-    """The pair under `chosen` and `rejected`, each after `start` turns that are the prompt."""
+    """The pair under `chosen` and `rejected`, each after `start` turns that are the prompt.
+
+    Two columns of scores, or a `margin` by which the chosen answer is better, become the answers' scores. Raises DataError where
+    the two are one answer, or where the scores say the opposite of the names: such a row teaches nothing, or the wrong thing.
+    """
+    chosen, rejected = completion(row, "chosen", start), completion(row, "rejected", start)
+    if chosen.strip() == rejected.strip():
+        raise row.error(
+            "invalid", "`chosen` and `rejected` are the same answer: there is no preference in it"
+        )
+    better = worse = None
+    named = next((names for names in SCORES if all(row.values.get(name) is not None for name in names)), None)
+    if named is not None:
+        better, worse = (row.need(name, float) for name in named)
+    elif row.values.get("margin") is not None:
+        better, worse = row.need("margin", float), 0.0
+    if better is not None and worse is not None and not (math.isfinite(better - worse) and better >= worse):
+        raise row.error(
+            "invalid",
+            f"the chosen answer is worth {better} and the rejected one {worse}: which is preferred?",
+        )
     return (
-        Response(text=completion(row, "chosen", start), label="chosen"),
-        Response(text=completion(row, "rejected", start), label="rejected"),
+        Response(text=chosen, label="chosen", score=better),
+        Response(text=rejected, label="rejected", score=worse),
     )
 
 

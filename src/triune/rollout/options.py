@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
@@ -56,3 +57,20 @@ class NativeOptions(Frozen):
 
         dtype = getattr(torch, self.dtype) if self.dtype else None
         return Lagging(generator, family, self.refresh_every, dtype)
+
+
+@ROLLOUTS.register("recorded")
+class RecordedOptions(NativeOptions):
+    """The answers that samples carry, in place of drawn ones: offline training (DPO, SFT). The limits are for evaluation, whose
+    answers are drawn; `temperature` is that of the log-probs."""
+
+    kind: Literal["recorded"] = "recorded"  # type: ignore[assignment]
+    answers: Literal["responses", "expert"] = Field(
+        "responses", description="a sample's recorded answers, or its demonstration alone"
+    )
+
+    def build(self, family: Any) -> Any:
+        """The recorded answers for training, and a native engine for evaluation."""
+        from triune.rollout.recorded import Recorded
+
+        return Recorded(family, partial(super().build, family), self.answers)

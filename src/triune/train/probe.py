@@ -32,10 +32,10 @@ BLIND = 1e-5
 @dataclass(frozen=True, slots=True)
 class Probe:
     """Log-prob gaps: engine against learner, and packed against single rows; the largest ones, or where arithmetic differs
-    (`rounded`) the mean. `swapped` is the change by the picture that changes them least when noise takes its place
-    (None: no sample has any)."""
+    (`rounded`) the mean; `engine` is None where nothing was drawn. `swapped` is the change by the picture that changes them
+    least when noise takes its place (None: no sample has any)."""
 
-    engine: float
+    engine: float | None
     packed: float
     swapped: float | None
     rounded: bool = False
@@ -47,10 +47,11 @@ class Probe:
             else f"without any one picture they change by at least {self.swapped:.2g}"
         )
         much = "on average" if self.rounded else "at most"
-        return (
-            f"probe: log-probs of engine and learner differ by {much} {self.engine:.1e}, packed and single rows by "
-            f"{self.packed:.1e}; {pictures}"
-        )
+        engine = (
+            "no answer was drawn" if self.engine is None
+            else f"log-probs of engine and learner differ by {much} {self.engine:.1e}"
+        )  # fmt: skip
+        return f"probe: {engine}, packed and single rows by {self.packed:.1e}; {pictures}"
 
 
 def probe(
@@ -68,14 +69,16 @@ def probe(
         together = family.evaluate(batch).logp
         alone = [family.evaluate(family.pack([t])).logp for t in trajectories]
     live = batch.sampled
+    placed = not bool(live.any())  # recorded answers alone: there is no engine to compare with
     sharp = generator.exact or bool(getattr(generator, "same_arithmetic", False))
-    engine, limit = _gap(together - batch.logp_behavior, live, sharp)
-    if not engine <= limit:
+    engine, limit = (None, 0.0) if placed else _gap(together - batch.logp_behavior, live, sharp)
+    if engine is not None and not engine <= limit:
         raise ParityError(
             f"engine and learner disagree by {engine:.2g} in log-prob on the same tokens and pictures (limit {limit:g}): "
             "ratios would be biased. Check that both load the same weights, processor and sampling rule"
         )
     # The learner's own affair: an engine in another precision does not excuse it.
+    live = together.isfinite() if placed else live
     packed, limit = _gap(together - torch.cat(alone), live, sharp or bool(getattr(family, "exact", False)))
     if not packed <= limit:
         raise ParityError(

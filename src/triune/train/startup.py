@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from triune.algo.advantages.group import GroupRelative
 from triune.algo.options import ADVANTAGES, PolicyGradient
+from triune.algo.shape.recorded import RecordedRewards
 from triune.core.errors import DataError, RecipeError
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
@@ -43,11 +44,21 @@ def check(loop: Loop) -> None:
         monitor.say(f"{source}: skipped rows {dict(reasons)}", kind="skipped", source=source, **reasons)
     for file in unread(recipe.data):
         monitor.say(f"{file}: below data.root, but no source reads it", kind="unread", file=str(file))
-    _compares(recipe)
+    if getattr(loop.generator, "draws", True):
+        _compares(recipe)
+    else:
+        monitor.say(
+            "rollouts: the answers that samples carry; train.rollouts_per_prompt is not used", kind="rollouts"
+        )
     if recipe.data.on_bad_row == "error":
         loop.judge.check_many(s for source in mixture.sources for s in stored(source))
     firsts = list(_firsts(mixture))
-    _rewards(loop, firsts)
+    if labelled := _labelled(recipe):
+        monitor.say(
+            "rewards: the labels and scores of recorded answers; checks are run beside them", kind="rewards"
+        )
+    else:
+        _rewards(loop, firsts)
     batch = mixture.batch(1)
     loop.family.begin_step(batch)
     batch = loop.usable(batch, drawn=False)
@@ -61,7 +72,8 @@ def check(loop: Loop) -> None:
     demand = Demand(ROLLOUTS, rule, recipe.seed, 0, progress)
     found, groups = probe(loop.family, loop.generator, chosen, demand)
     monitor.say(str(found), kind="probe", **asdict(found))
-    _informative(loop, groups, progress)
+    if not labelled:
+        _informative(loop, groups, progress)
     drawn = [e.trajectory for group in groups for e in group if len(e.trajectory.decisions)]
     if (choice := getattr(loop.family.pack(drawn).payload, "choice", None)) is not None:
         monitor.say(f"layout: {choice}", kind="layout", **asdict(choice))
@@ -80,6 +92,14 @@ def _compares(recipe: Recipe) -> None:
             "train.rollouts_per_prompt is 1, but algo.advantage compares the rollouts of a prompt with each other: every "
             "advantage would be 0. Use 2 or more (8 is usual), or an advantage that needs no group"
         )
+
+
+def _labelled(recipe: Recipe) -> bool:
+    """Whether recorded answers bring their rewards along."""
+    algo = recipe.algo
+    if not isinstance(algo, PolicyGradient):
+        return False
+    return any(isinstance(shape, RecordedRewards) for shape in algo.parts("shape").values())
 
 
 def _firsts(mixture: Mixture) -> Iterator[Sample]:
@@ -146,6 +166,6 @@ def _informative(loop: Loop, groups: Sequence[Sequence[Episode]], progress: Prog
     )
     loop.monitor.say(
         f"probe: {judged} of {sum(map(len, verdicts))} rollouts judged, mean reward {mean:.3f}; rewards differ in {differ} "
-        f"of {len(groups)} groups of {ROLLOUTS}{hint}",
+        f"of {len(groups)} groups of {max(map(len, groups))}{hint}",
         kind="probe",
     )

@@ -28,8 +28,9 @@ class Views:
             self.declared.setdefault("reference", FrozenPolicy())
         self.extras = frozenset(need for need in needs if need in family.provides)
         self.wanted: dict[str, frozenset[str]] = {"old": self.extras & {"value"}}
+        self.placed = "old.placed" in needs
         unknown = []
-        for need in sorted(set(needs) - self.extras):
+        for need in sorted(set(needs) - self.extras - {"old.placed"}):
             name, _, extra = need.partition(".")
             if (name != "old" and name not in self.declared) or (extra and extra not in family.provides):
                 unknown.append(need)
@@ -62,8 +63,9 @@ class Views:
 
     def step(self, micros: Sequence[Batch], whole: Batch) -> dict[str, Evaluated]:
         """Flat vectors of every view that is not live, without gradient. An exact engine's behaviour log-probs *are* the
-        old ones: no pass is spent on them."""
-        views = {"old": Evaluated(logp=whole.logp_behavior)} if self.known else {}
+        old ones: no pass is spent on them, unless a part asks for those of placed decisions, which no engine drew."""
+        known = self.known and not (self.placed and not bool(whole.sampled.all()))
+        views = {"old": Evaluated(logp=whole.logp_behavior)} if known else {}
         for name in sorted(self.wanted.keys() - views.keys() - self.live):
             with torch.no_grad():
                 view = "current" if name == "old" else name

@@ -45,12 +45,44 @@ def test_trl_rows(
     sample = read(tmp_path, "trl", row | {"solution": 3})
     assert (sample.expert, sample.responses, sample.truth) == (expert, responses, 3)
     assert [m.text for m in sample.messages] == ["How many?"]
+    # An answer that was rejected says nothing of the truth.
     shown = expert or next((r.text for r in responses if r.label == "chosen"), None)
-    if shown:
-        assert read(tmp_path, "trl", row, truth="").truth == "3"
-    else:
-        with pytest.raises(DataError, match="no column is named as `truth`"):
-            read(tmp_path, "trl", row, truth="")
+    assert read(tmp_path, "trl", row, truth="").truth == shown
+
+
+PLAIN = {"prompt": "How many?", "chosen": "3", "rejected": "4"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "scores"),
+    [
+        ({}, (None, None)),
+        ({"margin": 2}, (2.0, 0.0)),
+        ({"score_chosen": 9.0, "score_rejected": 7.5}, (9.0, 7.5)),
+        ({"chosen_score": 1, "rejected_score": 1}, (1.0, 1.0)),
+    ],
+)
+def test_a_pair_may_say_how_much_better_the_chosen_answer_is(
+    columns: dict[str, float], scores: tuple[float | None, float | None], tmp_path: Path
+) -> None:
+    sample = read(tmp_path, "trl", PLAIN | columns, truth="")
+    assert tuple(answer.score for answer in sample.responses) == scores
+    assert [answer.label for answer in sample.responses] == ["chosen", "rejected"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rejected": " 3\n"}, "same answer"),
+        ({"margin": -1.0}, "which is preferred"),
+        ({"score_chosen": 1.0, "score_rejected": 2.0}, "which is preferred"),
+        ({"score_chosen": float("nan"), "score_rejected": 2.0}, "which is preferred"),
+        ({"margin": "much"}, "margin"),
+    ],
+)
+def test_a_row_without_a_preference_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, "trl", PLAIN | change, truth="")
 
 
 @pytest.mark.parametrize(

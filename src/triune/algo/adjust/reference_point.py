@@ -32,7 +32,7 @@ class ReferencePoint(AdjustOptions):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({self.reference})
+        return frozenset({self.reference, "old.placed"})
 
     def __call__(self, step: Step) -> list[Metric]:
         batch, credit = step.batch, step.credit

@@ -75,7 +75,9 @@ class AnswerTerm(TermOptions):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({self.reference}) if self.anchored else frozenset()
+        if not self.anchored:
+            return frozenset()
+        return frozenset({"old.placed" if self.reference == "old" else self.reference})
 
     def ratio(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> Tensor:
         """log pi(y) - log pi_ref(y) of every row [B], at an episode's first row."""

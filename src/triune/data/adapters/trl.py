@@ -1,7 +1,7 @@
 """TRL's conversational rows: `prompt` or `messages`, `images` or `image`, a column with the reference, and what was answered.
 
 `completion` is a demonstration, or with `label` an answer that was found good or bad (unpaired preference); `chosen` and
-`rejected` are a pair, with or without the prompt in front of both.
+`rejected` are a pair, with or without the prompt in front of both, and with or without `margin` or a score of each.
 """
 
 from __future__ import annotations

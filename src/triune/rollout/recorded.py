@@ -1,0 +1,76 @@
+"""A generator that draws nothing: the answers that samples carry, as episodes. Offline training runs through the same loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from triune.core.errors import DataError
+from triune.core.sample import Sample
+from triune.core.schedule import Progress
+from triune.core.trajectory import SamplingRule
+from triune.rollout.generator import Demand, Episode, Generator
+from triune.rollout.placed import place
+
+Answers = Literal["responses", "expert"]
+
+
+class Recorded:
+    """Every recorded answer of a sample is a row of its group, all of its decisions placed; `expert` is the demonstration.
+
+    How many there are is the data's matter, not the recipe's `rollouts_per_prompt`. Evaluation is greedy answers of the generator
+    that `draw` makes.
+    `exact`: nothing was sampled, so there is no behaviour to differ from; `draws` False says so to the checks of a start.
+    """
+
+    exact = True
+    draws = False
+
+    def __init__(self, family: Any, draw: Callable[[], Generator], answers: Answers) -> None:
+        self.family, self.draw, self.answers = family, draw, answers
+        self.version = 0
+
+    @cached_property
+    def drawn(self) -> Generator:
+        """What evaluation draws with: built when it is first asked for, as not every policy has an engine."""
+        generator = self.draw()
+        generator.load(self.version)
+        return generator
+
+    def generate(self, samples: Sequence[Sample], demand: Demand) -> list[list[Episode]]:
+        """See Generator. Raises DataError naming a sample without an answer, or whose answer cannot be said."""
+        if demand.progress.phase == "eval":
+            return self.drawn.generate(samples, demand)
+        return [self._episodes(sample, demand) for sample in samples]
+
+    def check(self, sample: Sample) -> None:
+        """Raises DataError when the sample has no answer that could be trained on."""
+        self._episodes(sample, Demand(0, SamplingRule(), 0, 0, Progress(step=1, total_steps=1)))
+
+    def load(self, version: int) -> None:
+        self.version = version
+        if "drawn" in vars(self):
+            self.drawn.load(version)
+
+    def _episodes(self, sample: Sample, demand: Demand) -> list[Episode]:
+        texts = [answer.text for answer in sample.responses]
+        if self.answers == "expert":
+            texts = [] if sample.expert is None else [sample.expert]
+        if not texts:
+            column = "`expert` answer" if self.answers == "expert" else "`responses`"
+            raise DataError(
+                f"sample {sample.id!r} has no {column}, and rollout.kind recorded draws none. Name their column in the adapter's "
+                "options, or use another generator"
+            )
+        return [self._episode(sample, text, number, demand) for number, text in enumerate(texts)]
+
+    def _episode(self, sample: Sample, text: str, number: int, demand: Demand) -> Episode:
+        made = place(self.family, sample, text, demand, component="policy", number=number)
+        rank = {"rank": number}
+        # Judged, and known again, by the text as it was recorded: decoding may spell it otherwise.
+        return Episode(
+            sample,
+            made.trajectory.model_copy(update=rank),
+            made.outcome.model_copy(update={**rank, "text": text}),
+        )
