@@ -18,8 +18,8 @@ class CoPG(Contrast):
 
     The gradient with respect to l_y is -(R_b(y) - R_b(y')), with R_b(y) = R(y) - beta (l_y - l_y^ref): the partner's reward is
     the baseline, and the only one that stays right off-policy. The optimum is pi_ref exp(R / beta) / Z whatever drew the answers.
-    Rewards +-1/2 give IPO's gradient, beta times; two rows of the policy itself give RLOO's. Both orders of a pair are
-    the same loss, so a tie is a comparison like any other. One more forward pass (reference).
+    Rewards +-1/2 give the gradient of IPO with beta / 2, times beta / 2; two rows of the policy itself give twice RLOO's. Both
+    orders of a pair are the same loss, so a tie is a comparison like any other. One more forward pass (reference).
     """
 
     kind: Literal["copg"] = "copg"
