@@ -153,8 +153,8 @@ def _v_triune() -> Parts:
 class PolicyGradient(Frozen):
     """Policy optimisation: what a step is made of, an advantage, and a sum of objective terms.
 
-    Without a preset it is V-Triune's: group-relative advantage, clip .2/.28, token-mean over the global batch, no KL, no
-    reference model, no entropy bonus.
+    Without a preset it is V-Triune's: group-relative advantage, clip .2/.28, no KL, no reference model, no entropy bonus, and
+    token-mean over the global batch as in its code (the preset `v-triune` averages per group, as its paper's equation does).
     """
 
     kind: Literal["policy_gradient"] = "policy_gradient"
@@ -196,7 +196,8 @@ class PolicyGradient(Frozen):
         from triune.core.loading import merge
 
         given = {key: _named(value) if key == "terms" else value for key, value in values.items()}
-        return merge(load(str(values["preset"])).algo, given)
+        # Without its kind, a recipe that names the kind would replace the preset whole.
+        return merge({"kind": "policy_gradient", **load(str(values["preset"])).algo}, given)
 
     @field_validator("terms", mode="before")
     @classmethod

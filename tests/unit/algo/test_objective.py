@@ -171,9 +171,9 @@ def test_a_wrong_part_is_an_error_that_names_it(options: dict[str, Any], said: s
 
 
 def test_a_preset_is_overridden_part_by_part() -> None:
-    algo = PolicyGradient.model_validate(
-        {"preset": "grpo", "terms": {"policy": {"clip_high": 0.28}, "entropy": {"kind": "entropy"}}}
-    )
+    options = {"preset": "grpo", "terms": {"policy": {"clip_high": 0.28}, "entropy": {"kind": "entropy"}}}
+    algo = PolicyGradient.model_validate(options)
+    assert PolicyGradient.model_validate({"kind": "policy_gradient", **options}) == algo
     assert algo.aggregate == "seq-mean-token-mean"
     terms = algo.parts("terms")
     assert terms["policy"].clip_high == 0.28
