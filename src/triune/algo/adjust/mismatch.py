@@ -69,7 +69,7 @@ class Mismatch(Compare):
     )
     mode: Literal["truncate", "mask"] = Field(description="outside [floor, cap]: clamped to it, or 0")
     cap: float | None = Field(gt=0, description="largest weight; null for none")
-    floor: float = Field(default=0.0, ge=0, description="least weight")
+    floor: float | None = Field(ge=0, description="least weight; null for none")
     normalize: bool = Field(default=False, description="divide by the mean weight of the step")
     leave_denominators: bool = Field(
         default=False, description="masked decisions also leave the counts that losses are divided by"
@@ -77,7 +77,7 @@ class Mismatch(Compare):
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if self.cap is not None and self.floor > self.cap:
+        if self.cap is not None and self.floor is not None and self.floor > self.cap:
             raise ValueError(f"floor {self.floor} is above cap {self.cap}")
         if self.leave_denominators and self.mode != "mask":
             raise ValueError("leave_denominators is about masked decisions: it needs `mode: mask`")
@@ -104,9 +104,9 @@ class Mismatch(Compare):
         else:
             spread = row_mean(batch, live, logs)
         plain = spread.clamp(-LOG_BOUND, LOG_BOUND).exp()
-        cap = math.inf if self.cap is None else self.cap
-        outside = (plain < self.floor) | (plain > cap)
-        weight = plain.clamp(self.floor, cap) if self.mode == "truncate" else torch.where(outside, 0.0, plain)
+        floor, cap = self.floor or 0.0, math.inf if self.cap is None else self.cap
+        outside = (plain < floor) | (plain > cap)
+        weight = plain.clamp(floor, cap) if self.mode == "truncate" else torch.where(outside, 0.0, plain)
         if self.normalize:
             weight = weight / self._mean(step, live, weight)
         weight = torch.where(live, weight, 1.0)
