@@ -116,6 +116,7 @@ class Letters:
     frame: Frame = "per_mille"
     window = 64
     stop_ids = (ord("."),)
+    reads = None
 
     def prompt(self, sample: Sample) -> Segment:
         return self._segment(sample.messages[0].text)

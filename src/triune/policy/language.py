@@ -24,7 +24,9 @@ from triune.core.trajectory import SamplingRule, Trajectory
 from triune.envs import Observation
 from triune.policy import attention, vlm
 from triune.policy.chat import Chat
-from triune.policy.layout import Layout, lay_out, weigh
+from triune.policy.critic import FILE as CRITIC_FILE
+from triune.policy.critic import Critic
+from triune.policy.layout import Layout, Level, lay_out, weigh
 from triune.policy.logprob import chosen_logprobs
 from triune.policy.masks import Inputs, masks
 from triune.policy.media import Pictures, check_counts
@@ -49,6 +51,7 @@ class LanguageFamily:
     provides = frozenset({"entropy"})
     views = frozenset[str]()
     lora: Lora | None = None
+    critic: Critic | None = None
 
     def __init__(self, model: Any, processor: Any, options: LanguageOptions) -> None:
         self.model, self.processor, self.options = model, processor, options
@@ -73,6 +76,9 @@ class LanguageFamily:
         if options.lora is not None:
             self.lora = vlm.adapters(model, options)
             self.views = frozenset({"frozen"})
+        if options.critic is not None:
+            self.critic = Critic(self.width, options.critic).to(model.device)
+            self.provides = self.provides | {"value"}
         self._parts, connectors = vlm.parts(model)
         self.pictures = Pictures(model, processor, self.image_id, connectors)
         self._prompts: dict[str, tuple[Sample, Segment]] = {}
@@ -87,6 +93,10 @@ class LanguageFamily:
         said = [f"boxes are read in the frame {self.frame} ({chosen})"]
         if not self.packs:
             said.append(f"every rollout is trained in a row of its own, padded: {self.attends.why}")
+        if self.critic is not None and self.critic.fresh:
+            said.append(
+                "the critic starts at 0 everywhere: let it learn alone for some steps, at a rate of its own"
+            )
         return said
 
     @classmethod
@@ -95,7 +105,10 @@ class LanguageFamily:
         options, folder = vlm.unfold(options)
         family = cls(*vlm.load(options), options)
         if folder is not None:
-            family.load(folder)
+            family._read(folder)
+        start = folder or Path(vlm.where(options))
+        if family.critic is not None and (start / CRITIC_FILE).is_file():
+            family.critic.load(start)
         return family
 
     # -- rendering ---------------------------------------------------------------------------------------------
@@ -138,9 +151,16 @@ class LanguageFamily:
     # -- the family protocol -----------------------------------------------------------------------------------
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """vision (the tower), connector, language (decoder and head): disjoint, and together every parameter that can
-        train. With adapters these are theirs alone; the base is no part of it, and is not frozen by a recipe."""
-        return self.lora.modules if self.lora else self._parts
+        """vision (the tower), connector, language (decoder and head), and critic where there is one: disjoint, and together
+        every parameter that can train. With adapters the first three are theirs alone; the base is no part of it, and is
+        not frozen by a recipe."""
+        parts = self.lora.modules if self.lora else self._parts
+        return parts if self.critic is None else {**parts, "critic": self.critic}
+
+    @property
+    def reads(self) -> Level | None:
+        """Where the critic reads values; None: there is none. An episode that a limit cut then keeps its last observation."""
+        return self.critic.options.level if self.critic is not None else None
 
     def declare(self, name: str, view: ViewOptions) -> None:
         """See Family."""
@@ -317,8 +337,8 @@ class LanguageFamily:
     def evaluate(
         self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"
     ) -> Evaluated:
-        """See Family. Entropy comes with every view, because it is watched; with gradient only if it is wanted.
-        A frozen view is the base model, with the adapters off."""
+        """See Family. Entropy comes with every view, because it is watched; with gradient only if it is wanted. Values come
+        only where they are wanted. A frozen view is the base model, with the adapters off."""
         if view != "current":
             with self._reference():
                 return self.evaluate(batch, want=want)
@@ -338,7 +358,12 @@ class LanguageFamily:
             )
             logp, entropy = logp.index_copy(0, mine, scored), entropy.index_copy(0, mine, spread)
         home = batch.logp_behavior.device
-        return Evaluated(logp=logp.to(home), entropy=entropy.to(home))
+        value = None
+        if self.critic is not None and "value" in want:
+            value = self.critic(
+                hidden[layout.value_row.to(self.device), layout.value_column.to(self.device)]
+            ).to(home)
+        return Evaluated(logp=logp.to(home), entropy=entropy.to(home), value=value)
 
     @contextmanager
     def _reference(self) -> Iterator[None]:
@@ -351,16 +376,24 @@ class LanguageFamily:
             yield
 
     def save(self, path: Path) -> None:
-        """The whole model and its processor; with adapters, those alone, as a PEFT folder."""
+        """The whole model and its processor; with adapters, those alone, as a PEFT folder. A critic has a file beside it."""
         with vlm.quiet():
             if self.lora:
                 self.lora.save(path)
             else:
                 self.model.save_pretrained(path)
                 self.processor.save_pretrained(path)
+        if self.critic is not None:
+            self.critic.save(path)
 
     def load(self, path: Path) -> None:
-        """Reads weights of the same architecture into the live model, bit for bit; features are forgotten."""
+        """Reads weights of the same architecture into the live model, bit for bit; features are forgotten. Raises ValueError
+        where a critic is asked for and none was saved."""
+        if self.critic is not None:
+            self.critic.load(path)
+        self._read(path)
+
+    def _read(self, path: Path) -> None:
         if self.lora:
             self.lora.load(path)
         else:

@@ -24,18 +24,25 @@ from triune.policy.packing import Node, Path, Rows, alone, grow, pack
 MASK_BYTES = 1 << 28
 """Largest attention mask that a layout may need, unless rows of one path each need more."""
 
+Level = Literal["token", "step"]
+"""Where a critic reads values: before every decision, or before every turn."""
+
 Kind = Literal["tree", "shared", "parts", "padded"]
 """One row without a mask; a row per prompt under a mask; several rows per prompt; a row per rollout."""
 
 
 class Laid(Protocol):
-    """What a layout needs of its family. `maskless`: the model takes attention over a tree; `packs`: it takes a mask."""
+    """What a layout needs of its family. `maskless`: the model takes attention over a tree; `packs`: it takes a mask;
+    `reads`: where its critic reads values, if it has one."""
 
     options: LanguageOptions
     width: int
     pad_id: int
     image_id: int
     packs: bool
+
+    @property
+    def reads(self) -> Level | None: ...
 
     @property
     def maskless(self) -> bool: ...
@@ -69,7 +76,7 @@ class Choice:
 class Layout:
     """The family's payload of a batch: packed rows, the pictures of each row in column order with the samples they belong
     to, and for every decision the row and column whose hidden state predicts it, its id, and the index of its sampling
-    rule."""
+    rule. `value_row`, `value_column` i64[V] are the places of a critic's read-outs."""
 
     rows: Rows
     choice: Choice
@@ -80,15 +87,18 @@ class Layout:
     ids: Tensor
     rule: Tensor
     rules: list[SamplingRule]
+    value_row: Tensor
+    value_column: Tensor
 
 
 @dataclass(slots=True)
 class _Paths:
-    """What is computed of every trajectory: its path; what tells its tokens apart; where each picture's features go."""
+    """What is computed of every trajectory: its path; what tells its tokens apart; its pictures and where each one's
+    features go."""
 
     paths: list[Path]
     keys: list[NDArray[np.int64]]
-    shown: list[list[int]]
+    shown: list[list[tuple[str, int]]]
 
 
 def lay_out(trajectories: Sequence[Trajectory], family: Laid) -> Batch:
@@ -111,13 +121,13 @@ def lay_out(trajectories: Sequence[Trajectory], family: Laid) -> Batch:
         media.append([])
         owners.append([])
         for node in (n for root in forest for n in root.walk()):
-            trajectory = trajectories[node.member]
-            for sha, place in zip(trajectory.payload.media, found.shown[node.member], strict=True):
+            for sha, place in found.shown[node.member]:
                 if node.start <= place < node.stop:
                     media[-1].append(sha)
-                    owners[-1].append(trajectory.sample)
+                    owners[-1].append(trajectories[node.member].sample)
     rules, number = _distinct(trajectories)
     where: list[list[NDArray[np.int64]]] = [[], [], [], []]
+    reads: list[list[NDArray[np.int64]]] = [[], [], [], []]
     for index, trajectory in enumerate(trajectories):
         at = trajectory.payload.arrays["at"].astype(np.int64)
         row, columns = rows.columns[index]
@@ -126,10 +136,39 @@ def lay_out(trajectories: Sequence[Trajectory], family: Laid) -> Batch:
         ids = trajectory.payload.arrays["ids"][at].astype(np.int64)
         for column, values in zip(where, (np.full(len(at), row), columns[at - 1], ids, rule), strict=True):
             column.append(values)
+        places, before = _read_outs(trajectory, family.reads)
+        read = np.full(len(places), row), columns[places], np.full(len(places), index), before
+        for column, values in zip(reads, read, strict=True):
+            column.append(values)
     row_of, column_of, said, rule_of = (torch.from_numpy(np.concatenate(column)) for column in where)
-    return Batch.of(
-        trajectories, Layout(rows, choice, media, owners, row_of, column_of, said, rule_of, rules)
+    value_row, value_column, owner, turn = (torch.from_numpy(np.concatenate(column)) for column in reads)
+    layout = Layout(
+        rows, choice, media, owners, row_of, column_of, said, rule_of, rules, value_row, value_column
     )
+    batch = Batch.of(trajectories, layout, value_trajectory=owner, value_turn=turn)
+    if (
+        family.reads == "token"
+    ):  # to a critic that reads before every token, each is a turn; `action` keeps the turns
+        batch.turn = torch.cat([torch.arange(len(t.decisions)) for t in trajectories])
+    return batch
+
+
+def _read_outs(trajectory: Trajectory, level: Level | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tokens of a trajectory's path whose hidden states a critic reads, and the turns that each precedes.
+
+    That is the token before every decision, or the last one before a turn. What was cut (by a limit, or into fragments) is
+    read once more where its path ends: the bootstrap. A trajectory without a decision has nothing to be read.
+    """
+    at, turn = trajectory.payload.arrays["at"].astype(np.int64), trajectory.decisions.turn.astype(np.int64)
+    if level is None or not len(at):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if level == "token":
+        turn = np.arange(len(at))
+    first = np.flatnonzero(np.diff(turn, prepend=-1))
+    places, before = at[first] - 1, turn[first]
+    if not trajectory.terminated:
+        places, before = np.append(places, _size(trajectory, level) - 1), np.append(before, turn[-1] + 1)
+    return places, before
 
 
 def weigh(trajectories: Sequence[Trajectory], family: Laid) -> tuple[int, int]:
@@ -142,10 +181,12 @@ def weigh(trajectories: Sequence[Trajectory], family: Laid) -> tuple[int, int]:
     return sum(node.length for node in nodes), vision
 
 
-def _size(trajectory: Trajectory) -> int:
-    """Tokens of a trajectory's path: the last decision is predicted, nothing is predicted from it."""
+def _size(trajectory: Trajectory, level: Level | None) -> int:
+    """Tokens of a trajectory's path: the last decision is predicted, and nothing is predicted from it but, for a critic, how
+    an episode that did not terminate would have gone on."""
     at = trajectory.payload.arrays["at"]
-    return int(at[-1]) if len(at) else len(trajectory.payload.arrays["ids"])
+    ends = len(at) and (level is None or trajectory.terminated)
+    return int(at[-1]) if ends else len(trajectory.payload.arrays["ids"])
 
 
 def _keys(trajectories: Sequence[Trajectory], family: Laid) -> list[NDArray[np.int64]]:
@@ -154,7 +195,7 @@ def _keys(trajectories: Sequence[Trajectory], family: Laid) -> list[NDArray[np.i
     found = []
     for trajectory in trajectories:
         arrays, media = trajectory.payload.arrays, trajectory.payload.media
-        keys = arrays["ids"][: _size(trajectory)].astype(np.int64)
+        keys = arrays["ids"][: _size(trajectory, family.reads)].astype(np.int64)
         if media:
             seen = (family.picture(sha, trajectory.sample) for sha in media)
             mine = np.asarray([0, *(number.setdefault(key, len(number) + 1) for key in seen)])
@@ -169,8 +210,10 @@ def _paths(trajectories: Sequence[Trajectory], family: Laid) -> _Paths:
     known: dict[tuple[bytes, tuple[str, ...]], NDArray[np.int64]] = {}
     for trajectory in trajectories:
         arrays, media = trajectory.payload.arrays, trajectory.payload.media
-        ids = np.asarray(arrays["ids"], np.int32)
-        size = _size(trajectory)
+        size = _size(trajectory, family.reads)
+        ids = np.asarray(arrays["ids"][:size], np.int32)
+        starts = arrays["media_at"][arrays["media_at"] < size]
+        media = media[: len(starts)]
         # Positions after the last picture follow from those before: rollouts that share their pictures share these.
         pictured = np.flatnonzero(ids == family.image_id)
         end = int(pictured[-1]) + 1 if len(pictured) else 1
@@ -178,9 +221,9 @@ def _paths(trajectories: Sequence[Trajectory], family: Laid) -> _Paths:
         if key not in known:
             known[key] = family.positions(ids[:end], media, trajectory.sample)
         places = np.concatenate([known[key], following(known[key], size - end)], 1)
-        found.paths.append(Path(ids[:size], places))
-        first = pictured[np.searchsorted(pictured, arrays["media_at"])] if len(media) else pictured[:0]
-        found.shown.append(first.tolist())
+        found.paths.append(Path(ids, places))
+        first = pictured[np.searchsorted(pictured, starts)] if len(media) else pictured[:0]
+        found.shown.append(list(zip(media, first.tolist(), strict=True)))
     return found
 
 

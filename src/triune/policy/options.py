@@ -48,6 +48,20 @@ class LoraOptions(Frozen):
         return value
 
 
+class CriticOptions(Frozen):
+    """A value head, for advantages and terms that need a `value`. It is the module `critic` of the policy, with a learning
+    rate of its own (`train.optimizer.lr_by_module.critic`)."""
+
+    level: Literal["token", "step"] = Field(
+        "token",
+        description="a value before every token of a response, or one before every turn (environment step)",
+    )
+    detach: bool = Field(
+        False, description="the values' regression changes the head alone, not what it reads from"
+    )
+    hidden: int = Field(0, ge=0, description="units of a hidden layer; 0: a linear head")
+
+
 @POLICIES.register("language")
 class LanguageOptions(Frozen):
     """A Hugging Face vision-language model, through transformers. `path: nano` is the embedded one."""
@@ -84,6 +98,7 @@ class LanguageOptions(Frozen):
     lora: LoraOptions | None = Field(
         None, description="train adapters instead of the weights; none: all weights"
     )
+    critic: CriticOptions | None = Field(None, description="a value head; none: no values")
     token_budget: int = Field(16_384, ge=1, description="tokens of one micro-batch")
     vision_budget: int = Field(8_192, ge=1, description="of these, at most so many of pictures")
 

@@ -43,13 +43,16 @@ class Segment:
 class Renderer(Protocol):
     """What a conversation needs of a language family: prompts and observations as ids, ids as text.
 
-    `prompt` and `observation` raise DataError naming the sample; `observation` is what follows a turn that ended with
-    a stop token.
+    `reads`: where a critic reads values, if there is one. `prompt` and `observation` raise DataError naming the sample;
+    `observation` is what follows a turn that ended with a stop token.
     """
 
     frame: Frame
     window: int
     stop_ids: tuple[int, ...]
+
+    @property
+    def reads(self) -> str | None: ...
 
     def prompt(self, sample: Sample) -> Segment: ...
 
@@ -127,10 +130,12 @@ class Conversation:
         self.ending, self.finished = ending, True
 
     def episode(self, rank: int, demand: Demand, seed: int, renderer: Renderer) -> Episode:
-        """Seals the episode. A trailing observation that no turn followed is cut: nothing depends on it."""
-        end = self.at[-1] + 1 if self.at else len(self.ids)
-        shown = sum(place < end for place in self.media_at)
+        """Seals the episode. A trailing observation that no turn followed is cut: nothing depends on it but a critic's value
+        of where a limit cut the episode. No judge sees it."""
         truncated = self.ending in TRUNCATIONS
+        said_until = self.at[-1] + 1 if self.at else len(self.ids)
+        end = len(self.ids) if truncated and renderer.reads else said_until
+        shown, kept = (sum(place < until for place in self.media_at) for until in (said_until, end))
         name = f"{self.sample.id}#{rank}"
         trajectory = Trajectory(
             id=name,
@@ -151,9 +156,9 @@ class Conversation:
                     "ids": np.asarray(self.ids[:end], np.int32),
                     "origin": np.asarray(self.origin[:end], np.int8),
                     "at": np.asarray(self.at, np.int32),
-                    "media_at": np.asarray(self.media_at[:shown], np.int32),
+                    "media_at": np.asarray(self.media_at[:kept], np.int32),
                 },
-                media=tuple(s.sha256 for s in self.seen[:shown]),
+                media=tuple(s.sha256 for s in self.seen[:kept]),
             ),
             events=tuple(self.events),
             resolved=self.sample.resolved(demand.progress) | self.resolved,

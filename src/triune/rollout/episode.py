@@ -142,14 +142,20 @@ class Conversations:
             return talk.finish("env_error")
         if turn.observation is None:
             return talk.finish(turn.ending)
-        if talk.turn + 1 >= self.max_turns:
+        last_turn = talk.turn + 1 >= self.max_turns
+        if last_turn and not self.renderer.reads:
             return talk.finish("max_turns")
         try:
             segment = self.renderer.observation(turn.observation, talk.sample.id)
         except DataError as error:  # a picture that cannot be read
             live.fail(error)
             return talk.finish("env_error")
-        if len(talk.seen) + len(segment.seen) > self.max_images:
+        full = len(talk.seen) + len(segment.seen) > self.max_images
+        if last_turn:  # what would have come next is kept for the critic, if it fits
+            if not full:
+                talk.append_observation(segment, (), demand.version)
+            return talk.finish("max_turns")
+        if full:
             return talk.finish("max_images")
         prefill = self.renderer.encode(turn.prefill) if turn.prefill else []
         if not talk.append_observation(segment, prefill, demand.version):

@@ -187,6 +187,7 @@ class Merging:
     frame = "unit"
     window = 64
     stop_ids = (0,)
+    reads = None
     vocabulary = ("<end>", "a", "b", "ab", "q", "o")
 
     def encode(self, text: str) -> list[int]:
