@@ -37,6 +37,10 @@ class Options(Frozen):
     def agree(self, parts: Mapping[str, Any]) -> None:
         """Raises RecipeError where another part (`adjust.NAME`, `terms.NAME`, ...) contradicts it."""
 
+    def alone(self, progress: Progress) -> frozenset[str]:
+        """Modules of the policy that alone are trained at this step; empty: no module is singled out."""
+        return frozenset()
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold of it: tensors and plain data."""
         return {}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from triune.core.trajectory import Trajectory
+from triune.monitor.metric import Metric
 
 
 def _empty() -> Tensor:
@@ -134,7 +135,7 @@ class Credit:
     function is trained; `degenerate` bool[groups] marks groups without variance. `masked` bool[N] takes single
     decisions of a trained trajectory out of the loss and its denominators (those that older weights drew, for example);
     `scale` f32[N] multiplies each decision's loss, detached, and no denominator (importance weights, gates); `point` f32[B]
-    is the reference point of each rollout (KTO).
+    is the reference point of each rollout (KTO). `metrics` are what the estimator measured.
     """
 
     advantage: Tensor
@@ -146,6 +147,7 @@ class Credit:
     masked: Tensor | None = None
     scale: Tensor | None = None
     point: Tensor | None = None
+    metrics: list[Metric] = field(default_factory=list)
 
 
 def segment_sum(values: Tensor, index: Tensor, count: int) -> Tensor:

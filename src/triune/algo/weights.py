@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from triune.algo.advantage import group_index
 from triune.algo.options import TermOptions
 from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, segment_sum
@@ -31,16 +32,23 @@ def decisions(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> 
     seq-mean-token-mean-all and by seq-mean-token-sum-const, 1 / (L x rollouts), for Dr.GRPO as TRL has it.
     """
     live = trained(term, batch, credit, rows)
+    return Share(live=live, weight=_averaged(term, batch, credit, rows, live, batch.trajectory))
+
+
+def _averaged(
+    term: TermOptions, batch: Batch, credit: Credit, rows: Tensor, live: Tensor, trajectory: Tensor
+) -> Tensor:
+    """Weights f32 of what is `live`, each of the row `trajectory`: decisions, or value read-outs."""
     ones = live.float()
     mine = torch.tensor([t.component == term.component for t in batch.trajectories], dtype=torch.bool)
     everyone = (rows & credit.in_loss & mine).sum().clamp(min=1)
-    lengths = segment_sum(ones, batch.trajectory, len(batch.trajectories))
+    lengths = segment_sum(ones, trajectory, len(batch.trajectories))
     sequences = (lengths > 0).sum().clamp(min=1)
     match term.aggregate:
         case "seq-mean-token-mean":
-            divisor = lengths.clamp(min=1)[batch.trajectory] * sequences
+            divisor = lengths.clamp(min=1)[trajectory] * sequences
         case "seq-mean-token-mean-all":
-            divisor = lengths.clamp(min=1)[batch.trajectory] * everyone
+            divisor = lengths.clamp(min=1)[trajectory] * everyone
         case "seq-mean-token-sum":
             divisor = sequences
         case "sum-const":
@@ -48,11 +56,12 @@ def decisions(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> 
         case "seq-mean-token-sum-const":
             divisor = _constant(term) * everyone
         case "group-token-mean":
-            sizes = segment_sum(ones, batch.group, int(batch.group.max()) + 1 if len(ones) else 0)
-            divisor = sizes.clamp(min=1)[batch.group] * (sizes > 0).sum().clamp(min=1)
+            group, count = group_index(batch)
+            sizes = segment_sum(ones, group[trajectory], count)
+            divisor = sizes.clamp(min=1)[group[trajectory]] * (sizes > 0).sum().clamp(min=1)
         case _:
             divisor = ones.sum().clamp(min=1)
-    return Share(live=live, weight=ones / divisor)
+    return ones / divisor
 
 
 def _constant(term: TermOptions) -> float:
@@ -61,7 +70,8 @@ def _constant(term: TermOptions) -> float:
 
 
 def readouts(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> Share:
-    """The share of a term over value read-outs: 1 / their number f32[V], over the mini-batch `rows`.
+    """The share of a term over value read-outs, f32[V]: averaged by its `aggregate` as decisions are (token-mean: 1 / their
+    number), over the mini-batch `rows`.
 
     0 where no trained decision follows in its turn (the bootstrap of a truncated episode, a turn that was placed): such
     a value has no return of its own to be regressed on.
@@ -69,8 +79,8 @@ def readouts(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> S
     share = decisions(term, batch, credit, rows)
     turns = 1 + int(torch.cat([batch.turn, batch.value_turn, batch.turn.new_zeros(1)]).max())
     followed = (batch.trajectory * turns + batch.turn)[share.live]
-    read = torch.isin(batch.value_trajectory * turns + batch.value_turn, followed).float()
-    share.value_weight = read / read.sum().clamp(min=1)
+    read = torch.isin(batch.value_trajectory * turns + batch.value_turn, followed)
+    share.value_weight = _averaged(term, batch, credit, rows, read, batch.value_trajectory)
     return share
 
 

@@ -343,10 +343,7 @@ class LanguageFamily:
             with self._reference():
                 return self.evaluate(batch, want=want)
         layout: Layout = batch.payload
-        rows = layout.rows.to(self.device)
-        embeds = self.inputs(rows.ids, layout.media, layout.owners)
-        mask = rows.attention() if self.maskless else rows.mask(embeds.dtype)
-        hidden = self.forward(embeds, rows.positions, mask)
+        hidden = self._hidden(layout)
         picked = hidden[layout.row.to(self.device), layout.column.to(self.device)]
         ids = layout.ids.to(self.device)
         logp, entropy = picked.new_zeros((2, len(ids)), dtype=torch.float32).unbind()
@@ -358,12 +355,24 @@ class LanguageFamily:
             )
             logp, entropy = logp.index_copy(0, mine, scored), entropy.index_copy(0, mine, spread)
         home = batch.logp_behavior.device
-        value = None
-        if self.critic is not None and "value" in want:
-            value = self.critic(
-                hidden[layout.value_row.to(self.device), layout.value_column.to(self.device)]
-            ).to(home)
+        value = self._values(hidden, layout).to(home) if "value" in want else None
         return Evaluated(logp=logp.to(home), entropy=entropy.to(home), value=value)
+
+    def read(self, batch: Batch) -> Tensor:
+        """The critic's values alone, f32[V]: nothing is projected on the vocabulary."""
+        return self._values(self._hidden(batch.payload), batch.payload).to(batch.logp_behavior.device)
+
+    def _hidden(self, layout: Layout) -> Tensor:
+        rows = layout.rows.to(self.device)
+        embeds = self.inputs(rows.ids, layout.media, layout.owners)
+        mask = rows.attention() if self.maskless else rows.mask(embeds.dtype)
+        return self.forward(embeds, rows.positions, mask)
+
+    def _values(self, hidden: Tensor, layout: Layout) -> Tensor:
+        assert self.critic is not None, "checked when the objective was built"
+        places = layout.value_row.to(self.device), layout.value_column.to(self.device)
+        values: Tensor = self.critic(hidden[places])
+        return values
 
     @contextmanager
     def _reference(self) -> Iterator[None]:

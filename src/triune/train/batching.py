@@ -177,12 +177,14 @@ def join(micros: Sequence[Batch]) -> Batch:
         trajectories += list(micro.trajectories)
         value_trajectory.append(micro.value_trajectory + offset)
         offset += len(micro.trajectories)
-    return Batch.of(
+    whole = Batch.of(
         trajectories,
         None,
         value_trajectory=torch.cat(value_trajectory),
         value_turn=torch.cat([micro.value_turn for micro in micros]),
     )
+    whole.turn = torch.cat([micro.turn for micro in micros])  # a family may count turns of its own
+    return whole
 
 
 def per_trajectory(batch: Batch, advantage: Tensor) -> list[float]:

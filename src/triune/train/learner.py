@@ -101,7 +101,7 @@ class Learner:
     def step(self, source: Callable[[], Sequence[Scored]], recipe: Recipe, progress: Progress) -> Report:
         if recipe.algo is not self.algo:
             self.follow(recipe)
-        self.optimizer.freeze(recipe.train.freeze)
+        self.optimizer.freeze(recipe.train.freeze, [p.alone(progress) for p in self.parts.values()])
         metrics: list[Metric] = []
         fresh = source()
         for collector in self.collect.values():
@@ -153,6 +153,7 @@ class Learner:
         step.credit = credit = self.advantage(whole, step.rewards, step.views)
         for adjust in self.adjust.values():
             metrics += adjust(step)
+        metrics += credit.metrics
         if credit.masked is not None:
             metrics += by_source(whole, whole.sampled, {"dropped/decisions": credit.masked.float()})
         return step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from triune.core.errors import RecipeError, nearest
 from triune.core.recipe import OptimizerSpec, TrainSpec
 from triune.monitor.metric import Metric, scalar
+
+CRITIC = "critic"
+"""The module that a critic is called, in every family that has one."""
 
 
 def rate_factor(spec: OptimizerSpec, step: int, total_steps: int) -> float:
@@ -97,8 +100,17 @@ class Optimizer:
         self.skipped = 0
         self.freeze(train.freeze)
 
-    def freeze(self, names: Collection[str]) -> None:
-        """Freezes these modules and thaws the others; AdamW passes over parameters without a gradient."""
+    def freeze(self, names: Collection[str], alone: Iterable[Collection[str]] = ()) -> None:
+        """Freezes these modules, and those that are not in every set of `alone` that is not empty; thaws the others. AdamW
+        passes over parameters without a gradient. Raises RecipeError for a module that does not exist."""
+        known = [group["name"] for group in self.adamw.param_groups]
+        for only in alone:
+            for name in only:
+                if name not in known:
+                    raise RecipeError(
+                        f"the policy has no module {name!r} to train alone: {nearest(name, known)}"
+                    )
+            names = {*names, *(set(known) - set(only) if only else ())}
         for group, weights in zip(self.adamw.param_groups, self.weights, strict=True):
             for index, weight in enumerate(weights):
                 weight.requires_grad_(group["name"] not in names)
@@ -140,8 +152,7 @@ class Optimizer:
             ]
             for weight, copy in wide:
                 copy.grad = None if weight.grad is None else weight.grad.float()
-            parameters = [p for group, _ in trained for p in group["params"]]
-            nn.utils.clip_grads_with_norm_(parameters, spec.clip_norm, total)
+            self._clip(trained, norms, spec.clip_norm)
             self.adamw.step()
             with torch.no_grad():
                 for weight, copy in wide:
@@ -157,6 +168,20 @@ class Optimizer:
             layer_norms=_floats({layer: torch.stack(many).norm() for layer, many in by_layer.items()}),
             rates={group["name"]: float(group["lr"]) for group, _ in trained},
         )
+
+    def _clip(
+        self,
+        trained: Sequence[tuple[dict[str, Any], list[nn.Parameter]]],
+        norms: Mapping[str, Tensor],
+        limit: float,
+    ) -> None:
+        """A critic's gradient by its own norm, all others by theirs: a value that is far off, as every first one is, must
+        not make the policy's step small."""
+        for apart in (True, False):
+            mine = [group for group, _ in trained if (group["name"] == CRITIC) is apart]
+            if mine:
+                norm = torch.stack([norms[group["name"]] for group in mine]).norm()
+                nn.utils.clip_grads_with_norm_([p for group in mine for p in group["params"]], limit, norm)
 
     def state(self) -> dict[str, object]:
         """What a checkpoint holds besides the weights: moments, wide copies by group and position, skipped steps."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 
@@ -50,6 +50,10 @@ class Views:
                 )
             family.declare(name, view)
         self.known = exact and not self.wanted["old"]
+        # What an exact engine's log-probs leave to be evaluated are a critic's values.
+        self.reads: Callable[[Batch], torch.Tensor] | None = (
+            getattr(family, "read", None) if exact and self.wanted["old"] == {"value"} else None
+        )
         self.live = {n for n, want in self.wanted.items() if n != "old" and self._live(n, want)}
 
     def _live(self, name: str, want: Collection[str]) -> bool:
@@ -64,8 +68,12 @@ class Views:
     def step(self, micros: Sequence[Batch], whole: Batch) -> dict[str, Evaluated]:
         """Flat vectors of every view that is not live, without gradient. An exact engine's behaviour log-probs *are* the
         old ones: no pass is spent on them, unless a part asks for those of placed decisions, which no engine drew."""
-        known = self.known and not (self.placed and not bool(whole.sampled.all()))
-        views = {"old": Evaluated(logp=whole.logp_behavior)} if known else {}
+        drawn = not self.placed or bool(whole.sampled.all())
+        views = {"old": Evaluated(logp=whole.logp_behavior)} if self.known and drawn else {}
+        if self.reads is not None and drawn:
+            with torch.no_grad():
+                values = torch.cat([self.reads(micro) for micro in micros])
+            views["old"] = Evaluated(logp=whole.logp_behavior, value=values)
         for name in sorted(self.wanted.keys() - views.keys() - self.live):
             with torch.no_grad():
                 view = "current" if name == "old" else name

@@ -12,6 +12,7 @@ from torch import Tensor
 from triune.algo.advantage import group_index, membership
 from triune.algo.options import ADVANTAGES, Options
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.monitor.metric import Metric, scalar
 
 
 @ADVANTAGES.register("gae")
@@ -19,17 +20,24 @@ class GeneralisedAdvantage(Options):
     """GAE over turns, copied to every decision of a turn (Schulman et al. 2016, eq. 16; the step form of VL-DAC).
 
     A turn is where the policy waits for the world: an environment step with its whole action chunk, a reply, or, for
-    a family that reads a value before every token, a token. A turn in which nothing was sampled is transparent: no
+    a critic that reads a value before every token, a token. A turn in which nothing was sampled is transparent: no
     time passes in it, its value is neither bootstrapped from nor trained, and its reward counts for the choice before.
     An episode that did not terminate (truncated, or cut into fragments) bootstraps from the value read out after its
     last turn; one that did, from 0. Returns (value targets) are the raw advantages plus the values. Whitening is over
-    the step's trained decisions, (x - mean) / (std + 1e-8), n-1 in the std.
+    the step's trained decisions, or over its turns, each counted once: n-1 in the std, in float64.
     """
 
     kind: Literal["gae"] = "gae"
     gamma: float = Field(default=0.99, ge=0, le=1, description="discount per turn")
     lam: float = Field(default=0.95, ge=0, le=1, description="decay of the mixture of n-turn estimates")
     whiten: bool = Field(default=True, description="centre and scale advantages over the step")
+    whiten_over: Literal["decisions", "turns"] = Field(
+        default="decisions", description="what counts once: a decision (verl), or a turn (VL-DAC)"
+    )
+    whiten_eps: float = Field(default=1e-8, ge=0, description="keeps the scale from 0")
+    whiten_eps_in: Literal["variance", "std"] = Field(
+        default="variance", description="sqrt(variance + eps) (verl), or std + eps (VL-DAC)"
+    )
 
     @property
     def needs(self) -> frozenset[str]:
@@ -38,23 +46,35 @@ class GeneralisedAdvantage(Options):
     def __call__(self, batch: Batch, rewards: Rewards, views: Mapping[str, Evaluated]) -> Credit:
         """Raises ValueError when the family read out no value before a turn that was sampled in."""
         in_loss, in_baseline, reasons = membership(batch, rewards)
-        raw, returns = self._estimate(batch, rewards, views["old"])
-        advantage = raw[batch.trajectory, batch.turn]
+        assert views["old"].value is not None
+        values = views["old"].value.double()
+        raw, returns = self._estimate(batch, rewards, values)
         usable = in_loss[batch.trajectory] & batch.sampled
-        if self.whiten and int(usable.sum()) > 1:
-            advantage = (advantage - advantage[usable].mean()) / (advantage[usable].std() + 1e-8)
+        places = batch.trajectory[usable], batch.turn[usable]
+        trained = torch.zeros_like(raw, dtype=torch.bool)
+        trained[places] = True
+        if self.whiten:
+            raw = self._whitened(raw, raw[trained if self.whiten_over == "turns" else places])
         return Credit(
-            advantage=torch.where(usable, advantage, 0.0).float(),
+            advantage=torch.where(usable, raw[batch.trajectory, batch.turn], 0.0).float(),
             in_loss=in_loss,
             in_baseline=in_baseline,
             reasons=reasons,
             degenerate=torch.zeros(group_index(batch)[1], dtype=torch.bool),
             returns=returns.float(),
+            metrics=_explained(batch, values, returns, trained[batch.value_trajectory, batch.value_turn]),
         )
 
-    def _estimate(self, batch: Batch, rewards: Rewards, old: Evaluated) -> tuple[Tensor, Tensor]:
+    def _whitened(self, values: Tensor, counted: Tensor) -> Tensor:
+        """Centred and scaled by the moments of those that count; a single one has no scale and stays as it is."""
+        if len(counted) < 2:
+            return values
+        variance, eps = counted.var(), self.whiten_eps
+        scale = (variance + eps).sqrt() if self.whiten_eps_in == "variance" else variance.sqrt() + eps
+        return (values - counted.mean()) / scale if scale > 0 else torch.zeros_like(values)
+
+    def _estimate(self, batch: Batch, rewards: Rewards, values: Tensor) -> tuple[Tensor, Tensor]:
         """Raw advantages f64[B, turns], and the returns f64[V] at the read-outs."""
-        assert old.value is not None
         rows = len(batch.trajectories)
         readouts = (batch.value_trajectory, batch.value_turn)
         ends = torch.zeros(rows, dtype=torch.long).scatter_reduce(0, batch.trajectory, batch.turn + 1, "amax")
@@ -63,7 +83,7 @@ class GeneralisedAdvantage(Options):
         chosen, read = torch.zeros(2, rows, turns, dtype=torch.bool)
         placed = rewards.placed.nan_to_num(0.0).double()
         reward.index_put_((batch.trajectory, batch.turn), placed, accumulate=True)
-        value[readouts], read[readouts] = old.value.double(), True
+        value[readouts], read[readouts] = values, True
         chosen[batch.trajectory[batch.sampled], batch.turn[batch.sampled]] = True
         blind = (chosen & ~read).any(1).nonzero()[:, 0].tolist()
         if blind:
@@ -83,3 +103,16 @@ class GeneralisedAdvantage(Options):
             carried = torch.where(here, 0.0, carried)
             advantage[:, turn] = running
         return advantage, (advantage + value)[readouts]
+
+
+def _explained(batch: Batch, values: Tensor, returns: Tensor, trained: Tensor) -> list[Metric]:
+    """1 - Var(R - V) / Var(R) of every source, over the read-outs `trained` bool[V] by the values before the update: 1 is
+    a critic that knows every return, 0 one that knows their mean. None where all returns are equal."""
+    found = []
+    sources = [t.source for t in batch.trajectories]
+    for source in batch.sources:
+        mine = torch.tensor([name == source for name in sources])[batch.value_trajectory] & trained
+        left, whole = ((x[mine] - x[mine].mean()).square().sum() for x in (returns - values, returns))
+        if whole > 1e-12:
+            found.append(scalar("explained_variance", float(1 - left / whole), source=source))
+    return found

@@ -20,7 +20,12 @@ from triune.monitor.metric import Metric
 
 @TERMS.register("value")
 class ValueLoss(TermOptions):
-    """0.5 * max((v - R)^2, (clip(v, v_old +- clip) - R)^2), mean over read-outs (PPO's value loss)."""
+    """0.5 * max((v - R)^2, (clip(v, v_old +- clip) - R)^2) of every read-out, averaged as decisions are (the value loss of
+    PPO's first implementation, github openai/baselines; verl's and TRL's).
+
+    d/dv is v - R, and 0 where the clipped square is the larger: there the value has come nearer to the return, by more
+    than `clip`, since the step began.
+    """
 
     kind: Literal["value"] = "value"
     coef: float | Schedule = Field(default=0.5, description="weight of the regression in the loss")
@@ -37,14 +42,30 @@ class ValueLoss(TermOptions):
 
     def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
         assert current.value is not None
-        error = (current.value - batch.returns).square()
+        live = batch.value_weight > 0
+        # A return outside the loss may be anything: replace before subtracting.
+        value, target = (torch.where(live, x, 0.0) for x in (current.value, batch.returns))
+        error = (value - target).square()
+        measured = {"value": value, "value_error": error, "return": target}
         if self.clip is not None:
             old = views["old"].value
             assert old is not None
-            near = old + (current.value - old).clamp(-self.clip, self.clip)
-            error = torch.maximum(error, (near - batch.returns).square())
-        live = batch.value_weight > 0
+            start = torch.where(live, old, 0.0)
+            near = start + (value - start).clamp(-self.clip, self.clip)
+            clipped = (near - target).square()
+            measured["value_clip_frac"] = (clipped > error).float()
+            error = torch.maximum(error, clipped)
         return TermResult(
-            loss=0.5 * (torch.where(live, error, 0.0) * batch.value_weight).sum(),
-            metrics=[Metric.of("value_error", error.detach()[live].tolist())] if bool(live.any()) else [],
+            loss=0.5 * (error * batch.value_weight).sum(), metrics=_by_source(batch, live, measured)
         )
+
+
+def _by_source(batch: Batch, live: Tensor, values: Mapping[str, Tensor]) -> list[Metric]:
+    """Each value over the live read-outs of every source; nothing where there are none."""
+    found = []
+    sources = [t.source for t in batch.trajectories]
+    for source in batch.sources:
+        mine = torch.tensor([name == source for name in sources])[batch.value_trajectory] & live
+        if bool(mine.any()):
+            found += [Metric.of(n, v.detach()[mine].tolist(), source=source) for n, v in values.items()]
+    return found
