@@ -24,7 +24,18 @@ from triune.core.schedule import Progress
 from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Episode
-from triune.train.batching import Budget, cut, join, laid_out, per_trajectory, rewards, spans, split, weigher
+from triune.train.batching import (
+    Budget,
+    cut,
+    join,
+    laid_out,
+    per_trajectory,
+    rewards,
+    spans,
+    split,
+    watched,
+    weigher,
+)
 from triune.train.optim import Optimizer
 from triune.train.views import Views
 
@@ -175,17 +186,7 @@ class Learner:
         mine = {name: share.cut(span) for name, share in shares.items()}
         loss = self.objective(micro, current, views | self.views.now(micro), mine, step.progress)
         loss.total.backward()
-        metrics = loss.metrics
-        gap = (current.logp.detach() - micro.logp_behavior).abs()
-        for index, source in enumerate(micro.sources):
-            live = micro.sampled & (micro.source == index)
-            if first and bool(live.any()):
-                metrics.append(
-                    Metric.of("sampling/sampling_logp_difference", gap[live].tolist(), source=source)
-                )
-            if current.entropy is not None and bool(live.any()):
-                metrics.append(Metric.of("entropy", current.entropy.detach()[live].tolist(), source=source))
-        return metrics, loss.parts
+        return loss.metrics + watched(micro, current, first), loss.parts
 
     def state(self) -> dict[str, object]:
         parts = {name: kept for name, part in self.parts.items() if (kept := part.state())}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
 from triune.algo.options import ADJUSTMENTS, AdjustOptions
 from triune.algo.step import Step
+from triune.core.errors import RecipeError
 from triune.core.schedule import Progress
 from triune.monitor.metric import Metric, scalar
 
@@ -26,6 +28,13 @@ class CriticWarmup(AdjustOptions):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"value"})
+
+    def agree(self, parts: Mapping[str, Any]) -> None:
+        if not any("value" in part.needs for name, part in parts.items() if name.startswith("terms.")):
+            raise RecipeError(
+                "algo.adjust: critic_warmup lets nothing but the critic learn, and no term of algo.terms teaches it: add "
+                "{kind: value}"
+            )
 
     def alone(self, progress: Progress) -> frozenset[str]:
         return frozenset({"critic"}) if progress.step <= self.steps else frozenset()
