@@ -25,17 +25,8 @@ from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Episode
 from triune.train.batching import (
-    Budget,
-    cut,
-    join,
-    laid_out,
-    per_trajectory,
-    rewards,
-    spans,
-    split,
-    watched,
-    weigher,
-)
+    Budget, cut, join, laid_out, per_trajectory, rewards, spans, split, watched, weigher,
+)  # fmt: skip
 from triune.train.optim import Optimizer
 from triune.train.views import Views
 
