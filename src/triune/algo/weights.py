@@ -10,7 +10,7 @@ from torch import Tensor
 from triune.algo.advantage import group_index
 from triune.algo.options import TermOptions
 from triune.algo.share import Share
-from triune.algo.types import Batch, Credit, segment_sum
+from triune.algo.types import Batch, Credit, Evaluated, segment_sum
 from triune.monitor.metric import Metric
 
 
@@ -93,3 +93,14 @@ def by_source(batch: Batch, live: Tensor, values: Mapping[str, Tensor]) -> list[
             for name, value in values.items():
                 out.append(Metric.of(name, value.detach()[mine].tolist(), source=source))
     return out
+
+
+def watched(micro: Batch, current: Evaluated, first: bool) -> list[Metric]:
+    """What is always measured of a micro-batch's sampled decisions, per source: their entropy where it was evaluated, and,
+    while the weights have not moved (`first`), the learner's log-probs against the engine's."""
+    values = {}
+    if first:
+        values["sampling/sampling_logp_difference"] = (current.logp.detach() - micro.logp_behavior).abs()
+    if current.entropy is not None:
+        values["entropy"] = current.entropy
+    return by_source(micro, micro.sampled, values)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from triune.algo.share import Span
 from triune.algo.types import Batch, Evaluated, Rewards
-from triune.algo.weights import by_source
 from triune.core.trajectory import Trajectory
 from triune.core.verdict import Verdict
 from triune.monitor.metric import Metric, Scored, scalar
@@ -186,17 +185,6 @@ def join(micros: Sequence[Batch]) -> Batch:
     )
     whole.turn = torch.cat([micro.turn for micro in micros])  # a family may count turns of its own
     return whole
-
-
-def watched(micro: Batch, current: Evaluated, first: bool) -> list[Metric]:
-    """What is always measured of a micro-batch's sampled decisions, per source: their entropy where it was evaluated, and,
-    while the weights have not moved (`first`), the learner's log-probs against the engine's."""
-    values = {}
-    if first:
-        values["sampling/sampling_logp_difference"] = (current.logp.detach() - micro.logp_behavior).abs()
-    if current.entropy is not None:
-        values["entropy"] = current.entropy
-    return by_source(micro, micro.sampled, values)
 
 
 def per_trajectory(batch: Batch, advantage: Tensor) -> list[float]:

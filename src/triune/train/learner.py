@@ -17,16 +17,14 @@ from triune.algo.options import CollectOptions, Options, PolicyGradient
 from triune.algo.share import Share, Span
 from triune.algo.step import Step
 from triune.algo.types import Batch, Evaluated
-from triune.algo.weights import by_source
+from triune.algo.weights import by_source, watched
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Episode
-from triune.train.batching import (
-    Budget, cut, join, laid_out, per_trajectory, rewards, spans, split, watched, weigher,
-)  # fmt: skip
+from triune.train.batching import Budget, cut, join, laid_out, per_trajectory, rewards, spans, split, weigher
 from triune.train.optim import Optimizer
 from triune.train.views import Views
 
