@@ -27,8 +27,8 @@ def terms(params: dict[str, Any]) -> list[dict[str, Any]]:
     beta = {"beta": params["beta"]}
     sign = {"+": "online", "-": "offline"}
     match params["loss"]:
-        case "dpo":
-            return [{"kind": "dpo", **beta, "label_smoothing": params.get("label_smoothing", 0.0)}]
+        case "dpo" if "label_smoothing" in params:
+            return [{"kind": "cdpo", **beta, "label_smoothing": params["label_smoothing"]}]
         case "ipo":
             return [{"kind": "ipo", **beta, "per": "token" if params["length_normalized"] else "answer"}]
         case "rpo":

@@ -31,13 +31,14 @@ PROGRESS = Progress(step=1, total_steps=10)
 REQUIRED: Mapping[str, dict[str, Any]] = {
     "simpo": {"beta": 2.0, "gamma": 0.5},
     "copg": {"beta": 0.5},
+    "nash_md": {"beta": 0.1},
     "vpo": {"alpha": 0.3, "sign": "online", "calibration": "chosen"},
 }
 ALL = {"choose": "all", "ties": "both"}
 TERM_LIST: list[dict[str, Any]] = [
     {"kind": "dpo"},
-    {"kind": "dpo", "pairs": ALL, "label_smoothing": 0.2, "margin": 0.1, "margin_per_reward": 0.3},
-    {"kind": "dpo", "label_smoothing": 0.2, "robust": True, "pairs": {"choose": "random", "draws": 2}},
+    {"kind": "cdpo", "pairs": ALL, "label_smoothing": 0.2, "margin": 0.1, "margin_per_reward": 0.3},
+    {"kind": "robust_dpo", "label_smoothing": 0.2, "pairs": {"choose": "random", "draws": 2}},
     {"kind": "ipo", "pairs": {"choose": "all", "mean": "groups"}},
     {"kind": "ipo", "per": "answer"},
     {"kind": "hinge", "pairs": ALL},
@@ -51,6 +52,7 @@ TERM_LIST: list[dict[str, Any]] = [
     {"kind": "copg"},
     {"kind": "adpo", "reference": "reference"},
     {"kind": "adpo", "reference": "reference", "one_hot": True},
+    {"kind": "adpo_adaptive", "reference": "reference", "vocabulary": 9},
     {"kind": "plackett_luce"},
     {"kind": "plackett_luce", "depth": 1},
     {"kind": "lipo"},
@@ -450,7 +452,7 @@ def test_adaptive_temperature_by_hand() -> None:
     logp = torch.tensor([x for _, x in groups for _ in range(2)], dtype=torch.float64)
     logp[0] += 0.4
     anchor = torch.full((6,), -1.0, dtype=torch.float64)
-    term = {"kind": "adpo", "adaptive": True, "vocabulary": 100, "tau": 0.8}
+    term = {"kind": "adpo_adaptive", "vocabulary": 100, "tau": 0.8}
     found = float(
         Objective.of([term])
         .whole(batch, credit(batch), Evaluated(logp), {"old": Evaluated(anchor)}, judged)
@@ -553,14 +555,10 @@ def test_the_old_policy_is_evaluated_for_placed_rows_only_where_it_is_asked_for(
     assert passes({"kind": "adpo"}) == 2
 
 
-def test_wrong_options_are_refused() -> None:
-    with pytest.raises(RecipeError, match="label_smoothing"):
-        Objective.of([{"kind": "dpo", "robust": True}])
-    with pytest.raises(RecipeError, match="vocabulary"):
-        Objective.of([{"kind": "adpo", "adaptive": True}])
-    for kind in ("simpo", "copg", "vpo"):
-        with pytest.raises(RecipeError, match="required"):
-            Objective.of([{"kind": kind}])
+@pytest.mark.parametrize("kind", ["simpo", "copg", "vpo", "cdpo", "robust_dpo", "adpo_adaptive", "nash_md"])
+def test_constants_that_no_source_states_are_required(kind: str) -> None:
+    with pytest.raises(RecipeError, match="required"):
+        Objective.of([{"kind": kind}])
 
 
 def test_rewards_of_a_list_that_are_all_equal() -> None:

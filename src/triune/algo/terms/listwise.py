@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -100,10 +100,8 @@ class ADPO(ListTerm):
     """-sum_i q_i log softmax_i((l_i - l_i^anchor) / tau) (anchored direct preference optimisation, arXiv 2510.18913).
 
     q = softmax(z(R) / beta_r), z = (R - mean) / (std + 1e-8) with n-1; with `one_hot` all of q is on the best answer, and a
-    pair with tau = 1 / beta is DPO. The anchor is a view: the policy before the step (`old`, no further pass) or a reference.
-    `d loss / d l_i = (softmax_i - q_i) / tau`. With `adaptive`, tau becomes tau (1 + alpha H + b (1 - H) (1 - R)), clamped, H
-    being the group's mean token NLL over log V, R its mean reward between the least and the greatest of the mini-batch (0.5
-    where they are equal); both without gradient, as in the author's recipe. Adaptive needs the vocabulary's size.
+    pair with tau = 1 / beta is DPO. The anchor is a view: the policy before the step (`old`, no further pass but for placed
+    answers) or a reference. d loss / d l_i = (softmax_i - q_i) / tau.
     """
 
     kind: Literal["adpo"] = "adpo"
@@ -111,33 +109,11 @@ class ADPO(ListTerm):
     tau: float = Field(default=0.8, gt=0, description="temperature of the anchored scores")
     beta_reward: float = Field(default=0.5, gt=0, description="temperature of the target")
     one_hot: bool = Field(default=False, description="target: the best answer alone; equal ones share it")
-    adaptive: bool = Field(default=False, description="a temperature per group")
-    vocabulary: int | None = Field(default=None, ge=2, description="V of the adaptive temperature")
-    uncertainty: float = Field(default=0.5, ge=0, description="alpha: more tau where tokens are unsure")
-    penalty: float = Field(default=0.5, ge=0, description="b: more tau where the policy is sure and wrong")
-    bounds: tuple[float, float] = Field(default=(0.05, 5.0), description="least and greatest adaptive tau")
     drop_failed: bool = Field(default=False, description="leaves out groups none of whose rewards is above 0")
-
-    @model_validator(mode="after")
-    def _has_vocabulary(self) -> ADPO:
-        if self.adaptive and self.vocabulary is None:
-            raise ValueError("adaptive divides by the log of the vocabulary's size: give vocabulary")
-        return self
 
     def informative(self, reward: Tensor) -> bool:
         """Equal rewards count: their target is uniform, which draws the policy back to its anchor."""
         return not self.drop_failed or bool((reward > 0).any())
-
-    def known(self, batch: Batch, rewards: Rewards, counted: list[list[int]]) -> Tensor:
-        if not self.adaptive or not counted:
-            return torch.zeros(0)
-        means = torch.stack([rewards.total[members].mean() for members in counted])
-        low, high = means.min(), means.max()
-        place = (means - low) / (high - low) if high > low + 1e-6 else torch.full_like(means, 0.5)
-        value = torch.zeros(len(batch.trajectories))
-        for members, share in zip(counted, place.tolist(), strict=True):
-            value[members] = share
-        return value
 
     def target(self, reward: Tensor) -> Tensor:
         """q [n]."""
@@ -148,21 +124,46 @@ class ADPO(ListTerm):
         return torch.softmax(spread / (reward.std() + 1e-8) / self.beta_reward, 0)
 
     def temperature(self, group: Group) -> float:
-        if not self.adaptive:
-            return self.tau
-        assert self.vocabulary is not None
+        return self.tau
+
+    def listed(self, score: Tensor, reward: Tensor, group: Group) -> Tensor:
+        q, scaled = self.target(reward), score * (1 / self.temperature(group))
+        if len(scaled) == 2:  # in DPO's own words, so that a pair is equal to it in every digit
+            gap = scaled[0] - scaled[1]
+            return -q[0] * logsigmoid(gap) - q[1] * logsigmoid(-gap)
+        return -(q * torch.log_softmax(scaled, 0)).sum()
+
+
+@TERMS.register("adpo_adaptive")
+class AdaptiveADPO(ADPO):
+    """ADPO with a temperature per group: tau (1 + uncertainty H + penalty (1 - H) (1 - R)), within `bounds`.
+
+    H is the group's mean token NLL over log V, at most 1; R its mean reward, from 0 for the least of the mini-batch to 1 for the
+    greatest (0.5 where they are equal). Both carry no gradient, as in the author's recipe.
+    """
+
+    kind: Literal["adpo_adaptive"] = "adpo_adaptive"  # type: ignore[assignment]
+    vocabulary: int = Field(ge=2, description="V, the number of tokens that the policy chooses from")
+    uncertainty: float = Field(default=0.5, ge=0, description="more tau where tokens are unsure")
+    penalty: float = Field(default=0.5, ge=0, description="more tau where the policy is sure and wrong")
+    bounds: tuple[float, float] = Field(default=(0.05, 5.0), description="least and greatest tau")
+
+    def known(self, batch: Batch, rewards: Rewards, counted: list[list[int]]) -> Tensor:
+        value = torch.zeros(len(batch.trajectories))
+        if not counted:
+            return value
+        means = torch.stack([rewards.total[members].mean() for members in counted])
+        low, high = means.min(), means.max()
+        place = (means - low) / (high - low) if high > low + 1e-6 else torch.full_like(means, 0.5)
+        for members, share in zip(counted, place.tolist(), strict=True):
+            value[members] = share
+        return value
+
+    def temperature(self, group: Group) -> float:
         unsure = min(1.0, max(0.0, float(group.nll.mean()) / math.log(self.vocabulary)))
         wrong = 1 - float(group.value[0])
         tau = self.tau * (1 + self.uncertainty * unsure + self.penalty * (1 - unsure) * wrong)
         return min(self.bounds[1], max(self.bounds[0], tau))
-
-    def listed(self, score: Tensor, reward: Tensor, group: Group) -> Tensor:
-        # log sigmoid for two, so that a pair is DPO to the last digit.
-        q, scaled = self.target(reward), score * (1 / self.temperature(group))
-        if len(scaled) == 2:
-            gap = scaled[0] - scaled[1]
-            return -q[0] * logsigmoid(gap) - q[1] * logsigmoid(-gap)
-        return -(q * torch.log_softmax(scaled, 0)).sum()
 
 
 @TERMS.register("plackett_luce")

@@ -23,7 +23,7 @@ class NashMD(TermOptions):
     """
 
     kind: Literal["nash_md"] = "nash_md"
-    beta: float = Field(default=0.1, ge=0, description="strength of the tie to the reference")
+    beta: float = Field(ge=0, description="strength of the tie to the reference")
     reference: str = Field(default="reference", description="view of the policy that it is tied to")
     aggregate: Aggregate | None = Field(
         default="seq-mean-token-sum", description="how it is averaged; the source sums over an answer"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -198,26 +198,39 @@ class Margin(Contrast):
 class DPO(Margin):
     """-log sigmoid(beta D) (Rafailov et al. 2023, eq. 7): direct preference optimisation.
 
-    d loss / d l_w = -beta sigmoid(-beta D), and the opposite for l_l. With `label_smoothing` e the label is taken to be wrong
-    with that probability: cDPO, -(1-e) log sigmoid(z) - e log sigmoid(-z) (Mitchell 2023); or with `robust` its unbiased
-    form, (-(1-e) log sigmoid(z) + e log sigmoid(-z)) / (1-2e) (Chowdhury et al. 2024). One more forward pass (reference).
+    d loss / d l_w = -beta sigmoid(-beta D), and the opposite for l_l. One more forward pass (reference).
     """
 
     kind: Literal["dpo"] = "dpo"
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="share of labels that are wrong")
-    robust: bool = Field(default=False, description="the form that is unbiased under such labels")
 
-    @model_validator(mode="after")
-    def _wrong_labels(self) -> DPO:
-        if self.robust and not self.label_smoothing:
-            raise ValueError("robust needs the share of wrong labels: give label_smoothing")
-        return self
+    def contrast(self, winner: Side, loser: Side) -> Tensor:
+        return -logsigmoid(self.excess(winner, loser))
+
+
+@TERMS.register("cdpo")
+class ConservativeDPO(Margin):
+    """-(1 - e) log sigmoid(z) - e log sigmoid(-z), z = beta D: DPO where a share e of the labels is taken to be wrong
+    (Mitchell 2023). It stops at sigmoid(z) = 1 - e. One more forward pass (reference)."""
+
+    kind: Literal["cdpo"] = "cdpo"
+    label_smoothing: float = Field(ge=0, lt=0.5, description="share e of labels that are wrong")
 
     def contrast(self, winner: Side, loser: Side) -> Tensor:
         z, e = self.excess(winner, loser), self.label_smoothing
-        if self.robust:
-            return (-(1 - e) * logsigmoid(z) + e * logsigmoid(-z)) / (1 - 2 * e)
         return -(1 - e) * logsigmoid(z) - e * logsigmoid(-z)
+
+
+@TERMS.register("robust_dpo")
+class RobustDPO(Margin):
+    """(-(1 - e) log sigmoid(z) + e log sigmoid(-z)) / (1 - 2e), z = beta D: DPO's loss without the bias that a share e of
+    wrong labels gives it (Chowdhury et al. 2024). One more forward pass (reference)."""
+
+    kind: Literal["robust_dpo"] = "robust_dpo"
+    label_smoothing: float = Field(ge=0, lt=0.5, description="share e of labels that are wrong")
+
+    def contrast(self, winner: Side, loser: Side) -> Tensor:
+        z, e = self.excess(winner, loser), self.label_smoothing
+        return (-(1 - e) * logsigmoid(z) + e * logsigmoid(-z)) / (1 - 2 * e)
 
 
 @TERMS.register("ipo")
