@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from triune.core.recipe import REFLECTION_WORDS
+from triune.core.trajectory import BASELINE
 from triune.core.verdict import Ending, Status, Verdict
 from triune.monitor.metric import Labels, Metric, Scored, labelled
 
@@ -38,6 +39,10 @@ def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_
     for one in scored:
         source, task = one.sample.source, one.sample.task
         values.at = {"source": source, "task": task}
+        if one.trajectory.component == BASELINE:  # not drawn as the others are: it would bias every mean
+            values.add("baseline/reward", one.verdict.reward)
+            values.add("baseline/correct", one.verdict.correct)
+            continue
         _add_verdict(values, one)
         _add_response(values, one, words)
         if one.in_baseline and one.verdict.reward is not None:

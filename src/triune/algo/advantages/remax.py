@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
-from triune.algo.advantage import BASELINE
 from triune.algo.advantages.returns import rewards_to_go
 from triune.algo.advantages.statistics import Estimator, Groups
 from triune.algo.options import ADVANTAGES
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.errors import RecipeError
+from triune.core.trajectory import BASELINE
 
 
 @ADVANTAGES.register("remax")
