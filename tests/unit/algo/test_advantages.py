@@ -17,8 +17,9 @@ from triune.algo.types import Batch, Credit
 from triune.core.errors import RecipeError, TriuneError
 from triune.core.trajectory import Trajectory
 from triune.core.verdict import Component, RewardEvent, Verdict
-from triune.testing.table import batch_of, trajectory, verdict
+from triune.testing.table import TableFamily, batch_of, recipe, trajectory, verdict
 from triune.train.batching import rewards
+from triune.train.learner import Learner
 
 quick = settings(max_examples=40, deadline=None)
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0]), min_size=2, max_size=6)
@@ -344,6 +345,11 @@ def test_remax_refuses_a_group_without_a_greedy_answer() -> None:
     rows = [*group(2), greedy("other")]
     with pytest.raises(RecipeError, match=r"group 'g' has no greedy answer.*algo\.collect"):
         credit("remax", rows, [1.0, 0.0, 0.5])
+
+
+def test_remax_without_a_collector_of_greedy_answers_is_an_error_at_load() -> None:
+    with pytest.raises(RecipeError, match=r"greedy: \{kind: greedy\} into algo\.collect"):
+        Learner(TableFamily(), recipe(algo={"advantage": {"kind": "remax"}}), exact=True)
 
 
 def test_a_group_whose_greedy_answer_nobody_could_judge_leaves_the_loss() -> None:

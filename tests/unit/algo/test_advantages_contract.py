@@ -78,7 +78,7 @@ def estimate(estimator: Any, given: Rows, order: Sequence[int] | None = None) ->
     extras = {name: torch.full_like(logp, 0.3) for name in ("collision", "distribution")}
     view = Evaluated(logp, entropy=-logp, value=0.1 * logp, extras=extras)
     needs = {need.split(".")[0] for need in estimator.needs} | {"old"}
-    found: Credit = estimator(batch, rewards, {name: view for name in needs})
+    found: Credit = estimator(batch, rewards, dict.fromkeys(needs, view))
     return found
 
 
@@ -250,7 +250,8 @@ def test_one_step_moves_probability_to_the_rewarded_token(name: str, options: di
     terms: dict[str, Any] = {"policy": {"kind": "ppo_clip"}}
     if name == "versus":
         terms["none"] = {"kind": "imitation", "component": "opponent", "coef": 0.0}
-    plan = recipe(algo={"advantage": {"kind": name, **options}, "terms": terms})
+    collect = {"greedy": {"kind": "greedy"}} if name == "remax" else {}
+    plan = recipe(algo={"collect": collect, "advantage": {"kind": name, **options}, "terms": terms})
     learner = Learner(family, plan, exact=True)
     before = family.table.weight[0].log_softmax(-1).detach().clone()
     learner.step(lambda: rows, plan, Progress(step=1, total_steps=10))

@@ -97,7 +97,9 @@ class Groups:
         reward = torch.where(judged, values, 0.0).double()
         for row in torch.nonzero(reward.isinf())[:, 0].tolist():
             name = self.batch.trajectories[row].id
-            raise TriuneError(f"rollout {name!r} has the reward {float(reward[row])}, which nothing can be compared with")
+            raise TriuneError(
+                f"rollout {name!r} has the reward {float(reward[row])}, which nothing can be compared with"
+            )
         members = segment_sum(counted.double(), self.index, len(self.members))
         low, high = (
             extreme("amin", reward, counted, self.index, len(members)),
