@@ -248,9 +248,11 @@ def _rollout_files(path: Path) -> list[Path]:
 
 
 def _together(rollouts: Iterable[Rollout]) -> Iterator[list[Rollout]]:
-    """Rollouts of one sample that were judged together, by rank: group verifiers need all of them."""
-    groups: dict[tuple[str, str], list[Rollout]] = defaultdict(list)
+    """Rollouts of one sample that were judged together, by rank: group verifiers need all of them. What was placed beside
+    them was judged alone."""
+    groups: dict[tuple[str, str, str], list[Rollout]] = defaultdict(list)
     for rollout in rollouts:
-        groups[rollout.group, rollout.sample].append(rollout)
+        alone = "" if rollout.component == "policy" else rollout.id
+        groups[rollout.group, rollout.sample, alone].append(rollout)
     for group in groups.values():
         yield sorted(group, key=lambda rollout: rollout.rank)

@@ -40,6 +40,7 @@ _SCHEMA = pa.schema(
         ("source", pa.string()),
         ("task", pa.string()),
         ("group", pa.string()),
+        ("component", pa.string()),
         ("rank", pa.int32()),
         ("seed", pa.string()),
         ("prompt", pa.string()),
@@ -77,7 +78,8 @@ _SCHEMA = pa.schema(
 class Rollout:
     """One row. `media` and `seen` name pictures by the hash of their bytes (see `Store.media`).
 
-    `truth_frame` and `answer_frame` are the coordinate frames of boxes in the truth and in the response.
+    `component` names the terms that train it, `policy` for what the policy drew. `truth_frame` and `answer_frame` are the
+    coordinate frames of boxes in the truth and in the response.
     `version_min..version_max` are the policy versions that drew it (-1 if nothing was drawn). `logp` f32[N] is the
     behaviour log-prob per decision, NaN where forced; `ids` and `origin` i32[T] are the family's tokens and where
     each came from, None for a family without tokens. `advantage` is None where none was formed.
@@ -90,6 +92,7 @@ class Rollout:
     source: str
     task: str
     group: str
+    component: str
     rank: int
     seed: int
     prompt: str
@@ -144,6 +147,7 @@ class Rollout:
             source=sample.source,
             task=sample.task,
             group=trajectory.group,
+            component=trajectory.component,
             rank=trajectory.rank,
             seed=trajectory.seed,
             prompt=prompt_text(sample),
@@ -207,6 +211,11 @@ def from_parquet(path: Path) -> list[Rollout]:
         raise StorageError(f"{path}: {error}") from error
     columns: dict[str, Sequence[Any]] = {}
     for field in _SCHEMA:
+        if (
+            field.name == "component" and field.name not in table.column_names
+        ):  # of before there were any others
+            columns[field.name] = ["policy"] * table.num_rows
+            continue
         column = table.column(field.name)
         if field.name in ("logp", "ids", "origin"):
             columns[field.name] = column.to_numpy()  # one array per row

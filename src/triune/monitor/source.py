@@ -1,7 +1,8 @@
 """What a step's rollouts say per source and task: the *source metrics* of V-Triune without its artefacts.
 
 "Correct" is each verifier's own threshold instead of reward == 1, an empty set has no mean instead of NaN, and a
-rollout that could not be judged is counted by its status instead of scored 0. Names are TRL's where it has one; see
+rollout that could not be judged is counted by its status instead of scored 0. What was placed (a demonstration, or a
+rollout that continues one) is counted under names of its own, by component. Names are TRL's where it has one; see
 `docs/metrics.md`.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from triune.core.recipe import REFLECTION_WORDS
-from triune.core.trajectory import BASELINE
+from triune.core.trajectory import Trajectory
 from triune.core.verdict import Ending, Status, Verdict
 from triune.monitor.metric import Labels, Metric, Scored, labelled
 
@@ -39,9 +40,9 @@ def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_
     for one in scored:
         source, task = one.sample.source, one.sample.task
         values.at = {"source": source, "task": task}
-        if one.trajectory.component == BASELINE:  # not drawn as the others are: it would bias every mean
-            values.add("baseline/reward", one.verdict.reward)
-            values.add("baseline/correct", one.verdict.correct)
+        if component := placed_as(one.trajectory):
+            values.at["component"] = component
+            _add_placed(values, one)
             continue
         _add_verdict(values, one)
         _add_response(values, one, words)
@@ -52,6 +53,33 @@ def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_
         if len(group) > 1:  # a single rollout has no spread to speak of
             _add_group(values, group)
     return [Metric.of(name, seen, **dict(labels)) for (name, labels), seen in sorted(values.seen.items())]
+
+
+def placed_as(trajectory: Trajectory) -> str:
+    """What a row is where the policy did not begin it, '' where it did: `prefix` if it continues what was placed, else the
+    component that it was placed for. Such a row says nothing of how good the policy is."""
+    forced = trajectory.decisions.forced
+    if not forced[:1].any():
+        return ""
+    return trajectory.component if forced.all() else "prefix"
+
+
+def _add_placed(values: _Values, one: Scored) -> None:
+    add, forced = values.add, one.trajectory.decisions.forced
+    add("placed/reward", one.verdict.reward)
+    add("placed/correct", one.verdict.correct)
+    add("placed/tokens", int(forced.sum()))
+    add("placed/sampled", int((~forced).sum()))
+    add("placed/unjudged", one.verdict.reward is None)
+    for parameter, value in one.trajectory.resolved.items():
+        add("schedule", value, parameter=parameter)
+    _add_fate(values, one)
+
+
+def _add_fate(values: _Values, one: Scored) -> None:
+    values.add("dropped/loss", not one.in_loss)
+    values.add("dropped/baseline", not one.in_baseline)
+    values.add("dropped/reason", 1.0 if one.reason else None, reason=one.reason)
 
 
 def _add_verdict(values: _Values, one: Scored) -> None:
@@ -80,9 +108,7 @@ def _add_verdict(values: _Values, one: Scored) -> None:
             add(f"verifier/{key}", value, component=part.name)
     for parameter, value in one.trajectory.resolved.items():
         add("schedule", value, parameter=parameter)
-    add("dropped/loss", not one.in_loss)
-    add("dropped/baseline", not one.in_baseline)
-    add("dropped/reason", 1.0 if one.reason else None, reason=one.reason)
+    _add_fate(values, one)
 
 
 def _reward_range(verdict: Verdict) -> tuple[float, float]:

@@ -51,7 +51,8 @@ def choose_cases(store: Store, before: Sequence[Rollout], after: Sequence[Rollou
     """Cases chosen by a fixed rule: per task, turn by turn, the next sample of each kind, from a new source if possible."""
     if not after and not before:
         steps = store.rollout_steps()
-        after = store.rollouts("train", steps[-1]) if steps else []
+        last = store.rollouts("train", steps[-1]) if steps else []
+        after = [rollout for rollout in last if rollout.component == "policy"]
     first, second = _by_sample(before), _by_sample(after)
     keys = [key for key in (second or first) if not first or not second or key in first]
     by_task: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
