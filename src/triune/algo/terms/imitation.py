@@ -62,9 +62,9 @@ class Imitation(TermOptions):
         logp = torch.where(live, current.logp, 0.0)
         weight = self._weight(batch, logp.detach(), current)
         if self.credit == "advantage":
-            weight = weight * batch.advantage
+            weight = weight * torch.where(live, batch.advantage, 0.0)
         elif self.credit == "reward":
-            weight = weight * batch.reward.nan_to_num(0.0)[batch.trajectory]
+            weight = weight * torch.where(torch.isnan(batch.reward), 0.0, batch.reward)[batch.trajectory]
         loss = -logp.clamp(max=math.log(self.cutoff)) * weight
         return TermResult(
             loss=(loss * batch.weight).sum(),
