@@ -17,7 +17,7 @@ from triune.core.errors import DataError
 from triune.core.recipe import DataSpec
 from triune.core.sample import Sample
 from triune.data import reading
-from triune.data.adapters import ADAPTERS
+from triune.data.adapters import ADAPTERS, Adapter
 from triune.data.columns import NamedColumns
 from triune.data.reading import share
 from triune.data.rows import Row
@@ -176,7 +176,7 @@ def test_one_module_imports_the_library() -> None:
 def test_the_options_of_tables_are_documented_with_their_defaults() -> None:
     text = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
     for name, info in NamedColumns.model_fields.items():
-        if name in ("kind", "folder", "allow_outside", "keep"):
+        if name in Adapter.model_fields:
             continue
         ((default, meaning),) = re.findall(rf"(?m)^\| `{name}` \| (.*?) \| (.*?) \|$", text)
         assert meaning
