@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from triune.algo.options import ADVANTAGES, SHAPES
+from triune.algo.objective import Objective
+from triune.algo.options import ADVANTAGES, SHAPES, PolicyGradient
 from triune.algo.step import Step
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.schedule import Progress
@@ -266,3 +267,36 @@ def test_kendalls_tau_of_an_order() -> None:
     """By hand: of six pairs one is the wrong way round, then five."""
     assert kendall(["b", "a", "c", "d"], ["a", "b", "c", "d"]) == pytest.approx(4 / 6)
     assert kendall(["d", "c", "a", "b"], ["a", "b", "c", "d"]) == pytest.approx(-4 / 6)
+
+
+# -- presets -------------------------------------------------------------------------------------------------------
+
+
+def test_the_preset_of_leave_one_out_has_trls_loss() -> None:
+    """`loss.rloo.trl` has no reference policy: the preset without its KL."""
+    case = CASES["loss.rloo.trl"]
+    batch, said, mask = packed(B1)
+    algo = PolicyGradient.model_validate({"preset": "rloo", "shape": {"kl": None}})
+    logp = torch.tensor(B1["logp"]).double()[mask].requires_grad_()
+    old = {"old": Evaluated(torch.tensor(B1["old_logp"]).double()[mask])}
+    found = algo.estimator()(batch, said, old)
+    total = Objective(algo).whole(batch, found, Evaluated(logp), old, said).total
+    total.backward()
+    assert logp.grad is not None
+    assert close(total.detach(), case["expected"]["loss"])
+    assert close(logp.grad, torch.tensor(case["expected"]["grad_logp"])[mask].tolist())
+    assert algo.parts("shape") == {}
+    shape = PolicyGradient.model_validate({"preset": "rloo"}).parts("shape")["kl"]
+    assert (shape.form, shape.coef) == ("k1", 0.05)
+
+
+def test_the_preset_of_reinforce_pp_baseline_has_its_loss() -> None:
+    """.225051 by the table of the specification, with verl's dual clip."""
+    batch, said, mask = packed(B1)
+    algo = PolicyGradient.model_validate({"preset": "reinforce++-baseline"})
+    old = {"old": Evaluated(torch.tensor(B1["old_logp"]).double()[mask])}
+    found = algo.estimator()(batch, said, old)
+    current = Evaluated(torch.tensor(B1["logp"]).double()[mask])
+    assert float(Objective(algo).whole(batch, found, current, old, said).total) == pytest.approx(
+        0.225051, abs=1e-6
+    )
