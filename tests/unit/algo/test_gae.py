@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from triune.algo.advantages.gae import GeneralisedAdvantage
@@ -122,3 +124,82 @@ def test_whitening_looks_at_trained_decisions_only() -> None:
 def test_a_turn_without_a_value_is_an_error() -> None:
     with pytest.raises(ValueError, match="'t' has a turn before which no value was read"):
         estimate([trajectory([1, 2], turn=[0, 1])], [0.0, 0.0], [(0, 0, 0.0)])
+
+
+def test_a_step_counts_once_however_long_it_is() -> None:
+    """VL-DAC: two steps of 3 and 7 tokens with advantages 1 and -1; every token of a step has that of its step."""
+    rows = [trajectory([1] * 10, turn=[0] * 3 + [1] * 7)]
+    placed = [0.0] * 2 + [1.0] + [0.0] * 6 + [-1.0]
+    _, credit = estimate(rows, placed, gamma=0.0, whiten=True, whiten_over="turns")
+    assert near(credit.advantage, [0.5**0.5] * 3 + [-(0.5**0.5)] * 7)
+    _, credit = estimate(rows, placed, gamma=0.0, whiten=True)
+    assert float(credit.advantage.mean()) == pytest.approx(0.0, abs=1e-6)  # tokens count
+
+
+@pytest.mark.parametrize(("where", "scale"), [("variance", (0.5 + 0.25) ** 0.5), ("std", 0.5**0.5 + 0.25)])
+def test_where_epsilon_sits(where: str, scale: float) -> None:
+    rows = [trajectory([1], id="a"), trajectory([1], id="b")]
+    _, credit = estimate(rows, [1.0, 0.0], whiten=True, whiten_eps=0.25, whiten_eps_in=where)
+    assert near(credit.advantage, [0.5 / scale, -0.5 / scale])
+
+
+@pytest.mark.parametrize("where", ["variance", "std"])
+def test_equal_advantages_whiten_to_nothing(where: str) -> None:
+    rows = [trajectory([1], id="a"), trajectory([1], id="b")]
+    _, credit = estimate(rows, [0.7, 0.7], whiten=True, whiten_eps=0.0, whiten_eps_in=where)
+    assert near(credit.advantage, [0.0, 0.0])
+
+
+def test_a_single_decision_is_not_whitened() -> None:
+    _, credit = estimate([trajectory([1])], [0.7], whiten=True)
+    assert near(credit.advantage, [0.7])
+
+
+def test_explained_variance_is_per_source_and_of_what_is_trained() -> None:
+    rows = [
+        trajectory([1], id="a", source="known"),
+        trajectory([1], id="b", source="known"),
+        trajectory([1], id="c", source="unknown"),
+        trajectory([1], id="d", source="unknown"),
+        trajectory([1], id="e", source="unknown", ending="env_error"),
+        trajectory([1], id="f", source="flat"),
+    ]
+    reads = [(0, 0, 1.0), (1, 0, 0.0), (2, 0, 0.0), (3, 0, 1.0), (4, 0, 99.0), (5, 0, 0.0)]
+    _, credit = estimate(rows, [1.0, 0.0, 1.0, 0.0, 5.0, 1.0], reads)
+    found = {m.label("source"): m.mean for m in credit.metrics if m.name == "explained_variance"}
+    assert found == pytest.approx({"known": 1.0, "unknown": -3.0})  # `flat` has nothing to explain
+
+
+def reference(
+    reward: list[float], value: list[float], mask: list[int], gamma: float, lam: float
+) -> tuple[list[float], list[float]]:
+    """verl's loop, in words of its own: a masked token passes on the value and the advantage that came to it."""
+    later, running, out = 0.0, 0.0, [0.0] * len(reward)
+    for t in reversed(range(len(reward))):
+        if mask[t]:
+            running = reward[t] + gamma * later - value[t] + gamma * lam * running
+            later = value[t]
+        out[t] = running
+    return out, [a + v for a, v in zip(out, value, strict=True)]
+
+
+@given(
+    st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.booleans()), min_size=1, max_size=8),
+    st.sampled_from([0.0, 0.5, 0.9, 1.0]),
+    st.sampled_from([0.0, 0.95, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_masked_tokens_carry_value_and_advantage(
+    tokens: list[tuple[float, float, bool]], gamma: float, lam: float
+) -> None:
+    mask = [1, *(int(m) for _, _, m in tokens[1:])]
+    reward = [r if m else 0.0 for (r, _, _), m in zip(tokens, mask, strict=True)]
+    value = [v for _, v, _ in tokens]
+    row = trajectory([1] * len(tokens), turn=list(range(len(tokens))), forced=[not m for m in mask])
+    reads = [(0, t, v) for t, v in enumerate(value)]
+    _, credit = estimate([row], reward, reads, gamma=gamma, lam=lam)
+    advantage, returns = reference(reward, value, mask, gamma, lam)
+    assert near(credit.advantage, [a * m for a, m in zip(advantage, mask, strict=True)])
+    assert credit.returns is not None
+    chosen = torch.tensor(mask).bool()
+    assert near(credit.returns[chosen], torch.tensor(returns)[chosen].tolist())

@@ -257,3 +257,36 @@ def test_a_module_that_thaws_is_widened_then() -> None:
     for step in range(2, 30):
         wide_step(optimizer, made, spec, step)
     assert not torch.equal(weights(made["vision"]), before)
+
+
+def test_a_critic_is_clipped_by_its_own_norm() -> None:
+    moved = []
+    for far_off in (1.0, 1e4):
+        made = {"language": nn.Linear(2, 1), "critic": nn.Linear(2, 1)}
+        spec = train(optimizer={"clip_norm": 1.0, "lr": 1.0, "betas": (0.0, 0.0)})
+        optimizer = Optimizer(made, spec)
+        (
+            made["language"](torch.ones(1, 2)).sum() * 0.1 + made["critic"](torch.ones(1, 2)).sum() * far_off
+        ).backward()
+        clipped = []
+        honest = optimizer.adamw.step
+        optimizer.adamw.step = lambda honest=honest, made=made, clipped=clipped: clipped.extend(  # type: ignore[method-assign]
+            torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]).norm().item()
+            for m in made.values()
+        )
+        done = optimizer.step(spec.optimizer, 1, 10)
+        assert done.norms["critic"] == pytest.approx(far_off * 3**0.5)
+        moved.append(clipped)
+    assert moved[0][0] == moved[1][0] == pytest.approx(0.1 * 3**0.5)  # the policy's gradient as it was
+    assert moved[1][1] == pytest.approx(1.0, rel=1e-4)
+
+
+def test_modules_that_train_alone() -> None:
+    made = {**modules(), "critic": nn.Linear(2, 1)}
+    optimizer = Optimizer(made, train(freeze=["vision"]))
+    optimizer.freeze(("vision",), [frozenset(), frozenset({"critic"})])
+    assert {n for n, m in made.items() if next(m.parameters()).requires_grad} == {"critic"}
+    optimizer.freeze(("vision",), [frozenset()])
+    assert {n for n, m in made.items() if next(m.parameters()).requires_grad} == {"language", "critic"}
+    with pytest.raises(RecipeError, match="no module 'critik' to train alone"):
+        optimizer.freeze((), [frozenset({"critik"})])
