@@ -24,6 +24,7 @@ from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Generator
+from triune.rollout.greedy import greedy_rows
 from triune.rollout.remembers import go_back, state_of
 from triune.runtime.process import Clock, Interrupt, Interrupted
 from triune.serve.build import build_judge
@@ -77,8 +78,8 @@ class Loop:
             rule = SamplingRule(temperature=recipe.rollout.temperature)  # type: ignore[attr-defined]
             demand = Demand(recipe.train.rollouts_per_prompt, rule, recipe.seed, self.done, progress)
             demand = self.update.demand(demand, samples)
-            drawn = self.generator.generate(samples, demand) + self.update.place(samples, demand)
-            episodes = [row for row in drawn if row]
+            drawn = self.generator.generate(samples, demand) + greedy_rows(self.generator, samples, demand)
+            episodes = [row for row in (*drawn, *self.update.place(samples, demand)) if row]
             known.extend(samples)
             clock.tick("rollout", sum(e.outcome.num_tokens for row in episodes for e in row))
             requests = [(row[0].sample, tuple(e.outcome for e in row)) for row in episodes]

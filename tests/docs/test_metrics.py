@@ -14,7 +14,7 @@ from typing import Literal
 import pytest
 import torch
 
-from triune.algo.advantage import GroupRelative
+from triune.algo.advantages.group import GroupRelative
 from triune.algo.options import ADVANTAGES
 from triune.core.loading import find_recipe
 from triune.core.recipe import Recipe
@@ -78,6 +78,24 @@ def seeing(run_dir: Path) -> None:
     )
     with Loop(recipe, run_dir) as loop:
         loop.run()
+
+
+def shaped(run_dir: Path) -> None:
+    """Rewards with a price on length and on distance from a reference, against a greedy answer."""
+    recipe = Recipe.load(
+        find_recipe("quickstart"),
+        (
+            *KEYS,
+            "data.sources=[{name: embedded/counting/*}]",
+            "policy.lora={rank: 2}",
+            "algo.advantage={kind: remax}",
+            "algo.collect={greedy: {kind: greedy}}",
+            "algo.shape={rate: {kind: pairwise}, kl: {kind: kl_in_reward}, long: {kind: soft_overlong, max_length: 40, "
+            "buffer: 20}, length: {kind: length_penalty}}",
+        ),
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.step()
 
 
 class Fragile:
@@ -150,7 +168,8 @@ def acting(run_dir: Path) -> None:
             "algo": {
                 "kind": "policy_gradient",
                 "advantage": {"kind": "gae"},
-                "terms": [{"kind": "ppo_clip"}, {"kind": "value"}],
+                "adjust": {"warmup": {"kind": "critic_warmup", "steps": 1}},
+                "terms": [{"kind": "ppo_clip"}, {"kind": "value", "clip": 0.5}],
             },
             "train": {"total_steps": 1, "prompts_per_step": 8},
             "judge": {"workers": 0},
@@ -170,7 +189,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS._items, "fragile", Fragile)
         patch.setitem(ADVANTAGES._items, "forgetful", Forgetful)
-        for make in (seeing, troubled, acting):
+        for make in (seeing, shaped, troubled, acting):
             make(folder / make.__name__)
             for name, labels in logged(folder / make.__name__).items():
                 names.setdefault(name, set()).update(labels)

@@ -59,7 +59,7 @@ def credit(batch: Batch, rewards: Rewards, case: dict[str, Any]) -> Credit:
     if name == "adv.rloo":
         centred = ADVANTAGES["group"](scale="none")(batch, rewards, {})
         centred.advantage = centred.advantage * len(MASK) / (len(MASK) - 1)
-        return centred  # type: ignore[no-any-return]
+        return centred
     params = CASES[name]["params"]
     old = Evaluated(flat(B1["old_logp"]), value=flat(B1["values_old"]))
     if params["estimator"] == "gae":
@@ -68,7 +68,7 @@ def credit(batch: Batch, rewards: Rewards, case: dict[str, Any]) -> Credit:
         made = ADVANTAGES["group"](
             scale="none" if name == "adv.drgrpo" else "std", eps=params.get("eps", 1e-6)
         )
-    return made(batch, rewards, {"old": old})  # type: ignore[no-any-return]
+    return made(batch, rewards, {"old": old})
 
 
 def everything(batch: Batch, advantage: Tensor) -> Credit:

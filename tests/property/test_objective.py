@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from triune.algo.advantages.gae import GeneralisedAdvantage
 from triune.algo.advantages.group import GroupRelative
 from triune.algo.objective import Objective
+from triune.algo.options import Aggregate
 from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.schedule import Progress
@@ -154,6 +155,41 @@ def test_weights_divide_by_what_the_mini_batch_counts(made: Rollouts, mode: Any,
     else:
         shares = torch.zeros(len(made.rows)).index_add(0, batch.trajectory, weight)
         assert torch.allclose(shares[shares > 0], torch.tensor(1.0) / (shares > 0).sum())
+
+
+@quick
+@given(rollouts(), st.sampled_from(get_args(Aggregate)), st.data())
+def test_every_aggregation_is_the_sum_that_its_name_says(
+    made: Rollouts, mode: Any, data: st.DataObject
+) -> None:
+    """Worked out with lists: the loss of one number per decision, over a mini-batch of some of the rows."""
+    batch, found = credit(made.rows, made.totals)
+    rows = data.draw(st.lists(st.booleans(), min_size=len(made.rows), max_size=len(made.rows)))
+    loss = torch.arange(1.0, batch.num_decisions + 1)
+    per_group: dict[str, list[list[float]]] = {}
+    for index, one in enumerate(made.rows):
+        if rows[index] and bool(found.in_loss[index]):
+            live = (batch.trajectory == index) & batch.sampled
+            per_group.setdefault(one.group, []).append(loss[live].tolist())
+    every = [row for group in per_group.values() for row in group]
+    some = [row for row in every if row]
+    tokens = [x for row in every for x in row]
+    groups = [flat for group in per_group.values() if (flat := [x for row in group for x in row])]
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / max(1, len(values))
+
+    expected = {
+        "token-mean": mean(tokens),
+        "group-token-mean": mean([mean(group) for group in groups]),
+        "seq-mean-token-mean": mean([mean(row) for row in some]),
+        "seq-mean-token-mean-all": mean([mean(row) for row in every]),
+        "seq-mean-token-sum": mean([sum(row) for row in some]),
+        "sum-const": sum(tokens) / 9,
+        "seq-mean-token-sum-const": mean([sum(row) / 9 for row in every]),
+    }[mode]
+    weight = share(batch, found, mode, torch.tensor(rows), constant=9).weight
+    assert float((loss * weight).sum()) == pytest.approx(expected, rel=1e-5)
 
 
 @quick

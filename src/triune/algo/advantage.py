@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.core.trajectory import BASELINE
 
 EQUAL = 1e-9
 """Rewards of a group that differ by no more than this share of the largest are equal: rounding is not a signal."""
-
-BASELINE = "baseline"
-"""The component of rollouts that were drawn to be compared with only (ReMax's greedy answers)."""
 
 
 class Advantage(Protocol):

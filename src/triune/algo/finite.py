@@ -44,7 +44,7 @@ def finite(
             place = at - int(torch.nonzero(batch.trajectory == row)[0])
             raise ParityError(
                 f"rollout {batch.trajectories[row].id!r}: its decision {place} is trained, but the log-prob is "
-                f"{float(seen.logp[at])} in the view {name!r}. Either the sampling rule (banned ids, top-p, top-k, a "
+                f"{float(seen.logp.detach()[at])} in the view {name!r}. Either the sampling rule (banned ids, top-p, top-k, a "
                 "grammar) is not the one that it was drawn by, or the weights have diverged. `algo.logp_floor: -30` "
                 "replaces a -inf, and counts it"
             )

@@ -20,6 +20,7 @@ from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.errors import RecipeError
 from triune.core.schedule import Progress
+from triune.core.trajectory import BASELINE
 from triune.monitor.metric import Metric
 
 
@@ -84,7 +85,7 @@ class Objective:
     ) -> dict[str, Share]:
         """What each term counts of the mini-batch `rows` bool[B] (all without). Raises RecipeError for rollouts of a
         component that no term trains."""
-        orphans = set(batch.components) - {term.component for term in self.terms.values()} - {"baseline"}
+        orphans = set(batch.components) - {term.component for term in self.terms.values()} - {BASELINE}
         if orphans:
             raise RecipeError(f"no term of algo.terms trains the component {sorted(orphans)} of the rollouts")
         rows = torch.ones(len(batch.trajectories), dtype=torch.bool) if rows is None else rows

@@ -75,8 +75,13 @@ class ViewOptions(Options):
 
     @property
     def live(self) -> bool:
-        """Whether it is evaluated in every micro-batch, by the weights of that moment and with gradient; if not, once per
-        step before anything moves."""
+        """Whether it is evaluated in every micro-batch, by the weights of that moment; if not, once per step before
+        anything moves."""
+        return self.differentiable
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether losses move what it says; if not, it is a constant to them."""
         return False
 
 

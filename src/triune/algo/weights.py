@@ -84,14 +84,14 @@ def readouts(term: TermOptions, batch: Batch, credit: Credit, rows: Tensor) -> S
     return share
 
 
-def by_source(batch: Batch, live: Tensor, values: Mapping[str, Tensor]) -> list[Metric]:
+def by_source(batch: Batch, live: Tensor, values: Mapping[str, Tensor], **labels: str) -> list[Metric]:
     """Each per-decision value over the live decisions of every source; nothing where there are none."""
     out: list[Metric] = []
     for index, source in enumerate(batch.sources):
         mine = live & (batch.source == index)
         if bool(mine.any()):
             for name, value in values.items():
-                out.append(Metric.of(name, value.detach()[mine].tolist(), source=source))
+                out.append(Metric.of(name, value.detach()[mine].tolist(), source=source, **labels))
     return out
 
 

@@ -10,6 +10,9 @@ from pydantic import Field, JsonValue, model_validator
 from triune.core.base import F32, I32, AnyArray, Bool, Frozen
 from triune.core.verdict import Ending, RewardEvent
 
+BASELINE = "baseline"
+"""The component of rollouts that others are compared with (ReMax's greedy answers): in no loss, in no statistics."""
+
 
 class SamplingRule(Frozen):
     """How decisions were drawn: recorded per segment by the engine, replayed by `evaluate`.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import get_args
 
 from triune.core.recipe import REFLECTION_WORDS
-from triune.core.trajectory import Trajectory
+from triune.core.trajectory import BASELINE, Trajectory
 from triune.core.verdict import Ending, Status, Verdict
 from triune.monitor.metric import Labels, Metric, Scored, labelled
 
@@ -40,6 +40,10 @@ def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_
     for one in scored:
         source, task = one.sample.source, one.sample.task
         values.at = {"source": source, "task": task}
+        if one.trajectory.component == BASELINE:  # not drawn as the others are: it would bias every mean
+            values.add("baseline/reward", one.verdict.reward)
+            values.add("baseline/correct", one.verdict.correct)
+            continue
         if component := placed_as(one.trajectory):
             values.at["component"] = component
             _add_placed(values, one)

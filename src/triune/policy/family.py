@@ -17,6 +17,7 @@ from triune.algo.options import ViewOptions
 from triune.algo.types import Batch, Evaluated
 from triune.core.sample import Sample
 from triune.core.trajectory import Trajectory
+from triune.policy.views import View
 
 
 class Family(Protocol):
@@ -26,8 +27,9 @@ class Family(Protocol):
     provides: frozenset[str]
     views: frozenset[str]
 
-    def declare(self, name: str, view: ViewOptions) -> None:
-        """Makes `evaluate(view=name)` mean this. Called before the first step, with kinds of `views` only."""
+    def declare(self, name: str, view: ViewOptions) -> View:
+        """Makes `evaluate(view=name)` mean this. Called before the first step, with kinds of `views` only; the same view
+        declared again is the one that is held already."""
         ...
 
     def modules(self) -> Mapping[str, nn.Module]:

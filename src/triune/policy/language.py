@@ -6,8 +6,7 @@ features, lays trajectories out with a shared prefix, and scores them under the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +17,26 @@ from torch import Tensor, nn
 
 from triune.algo.options import ViewOptions
 from triune.algo.types import Batch, Evaluated
-from triune.core.errors import MediaMismatch, ParityError, RecipeError, WindowExceeded
+from triune.algo.views.corrupted import CorruptedPictures
+from triune.algo.views.frozen import FrozenPolicy
+from triune.core.errors import MediaMismatch, ParityError, WindowExceeded
 from triune.core.sample import Media, Sample
 from triune.core.trajectory import SamplingRule, Trajectory
 from triune.envs import Observation
 from triune.policy import attention, vlm
 from triune.policy.chat import Chat
+from triune.policy.corrupted import CorruptedView
 from triune.policy.critic import FILE as CRITIC_FILE
 from triune.policy.critic import Critic
+from triune.policy.frozen import frozen
 from triune.policy.layout import Layout, Level, lay_out, weigh
-from triune.policy.logprob import chosen_logprobs
+from triune.policy.logprob import chosen_logprobs, rule_logprobs
 from triune.policy.masks import Inputs, masks
 from triune.policy.media import Pictures, check_counts
 from triune.policy.options import LanguageOptions
 from triune.policy.packing import Path as Track
 from triune.policy.packing import alone, pack, trunk
+from triune.policy.views import View, undeclared
 from triune.rollout.conversation import Segment
 
 if TYPE_CHECKING:
@@ -48,8 +52,8 @@ class LanguageFamily:
     `exact`: float32, so that an engine that uses these weights gives the learner's log-probs.
     """
 
-    provides = frozenset({"entropy"})
-    views = frozenset[str]()
+    provides = frozenset({"entropy", "distribution"})
+    views = LanguageOptions.views
     lora: Lora | None = None
     critic: Critic | None = None
 
@@ -75,13 +79,13 @@ class LanguageFamily:
         self.banned = vlm.unsayable(model, self.tokenizer, self.pad_id)
         if options.lora is not None:
             self.lora = vlm.adapters(model, options)
-            self.views = frozenset({"frozen"})
         if options.critic is not None:
             self.critic = Critic(self.width, options.critic).to(model.device)
             self.provides = self.provides | {"value"}
         self._parts, connectors = vlm.parts(model)
         self.pictures = Pictures(model, processor, self.image_id, connectors)
         self._prompts: dict[str, tuple[Sample, Segment]] = {}
+        self._declared: dict[str, tuple[ViewOptions, View]] = {}
         self._confirmed = False
         plain = options.attention == "sdpa" and self.attends == vlm.Attends()
         self._tree = plain and attention.install(self.decoder, self._tree_agrees)
@@ -162,8 +166,18 @@ class LanguageFamily:
         """Where the critic reads values; None: there is none. An episode that a limit cut then keeps its last observation."""
         return self.critic.options.level if self.critic is not None else None
 
-    def declare(self, name: str, view: ViewOptions) -> None:
-        """See Family."""
+    def declare(self, name: str, view: ViewOptions) -> View:
+        """See Family. Raises RecipeError for a teacher that cannot be loaded, or that reads other ids."""
+        known = self._declared.get(name)
+        if known is None or known[0] != view:
+            made: View
+            if isinstance(view, CorruptedPictures):
+                made = CorruptedView(self, name, view)
+            else:
+                assert isinstance(view, FrozenPolicy)
+                made = frozen(self, name, view)
+            self._declared[name] = view, made
+        return self._declared[name][1]
 
     def check(self, sample: Sample) -> None:
         """See Family. Also compares, once, with the model's own forward pass: raises ParityError when this family
@@ -282,11 +296,18 @@ class LanguageFamily:
         """What a picture's features depend on: its content, and for some models on what its sample's prompt shows."""
         return self.pictures.key(sha256, owner)
 
-    def inputs(self, ids: Tensor, media: Sequence[Sequence[str]], owners: Sequence[Sequence[str]]) -> Inputs:
-        """What goes into the language model for ids [R, L], with every row's visual features in place. Checks counts first:
-        of each picture, whose sample `owners` names, and of each row's placeholders."""
+    def inputs(
+        self,
+        ids: Tensor,
+        media: Sequence[Sequence[str]],
+        owners: Sequence[Sequence[str]],
+        shown: Callable[[str], str] = str,
+    ) -> Inputs:
+        """What goes into the language model for ids [R, L], with every row's visual features in place: those of what is
+        `shown` for each picture. Checks counts first: of each picture, whose sample `owners` names, and of each row's
+        placeholders."""
         rows = [
-            [self.picture(sha, owner) for sha, owner in zip(row, names, strict=True)]
+            [shown(self.picture(sha, owner)) for sha, owner in zip(row, names, strict=True)]
             for row, names in zip(media, owners, strict=True)
         ]
         features = self.pictures.features([key for row in rows for key in row])
@@ -338,12 +359,17 @@ class LanguageFamily:
         self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"
     ) -> Evaluated:
         """See Family. Entropy comes with every view, because it is watched; with gradient only if it is wanted. Values come
-        only where they are wanted. A frozen view is the base model, with the adapters off."""
-        if view != "current":
-            with self._reference():
-                return self.evaluate(batch, want=want)
+        only where they are wanted."""
+        if view == "current":
+            return self.score(batch, want)
+        if view not in self._declared:
+            raise undeclared(view)
+        return self._declared[view][1].evaluate(batch, want)
+
+    def score(self, batch: Batch, want: frozenset[str], shown: Callable[[str], str] = str) -> Evaluated:
+        """What the weights that are in the model say, of what is `shown` for each picture."""
         layout: Layout = batch.payload
-        hidden = self._hidden(layout)
+        hidden = self._hidden(layout, shown)
         picked = hidden[layout.row.to(self.device), layout.column.to(self.device)]
         ids = layout.ids.to(self.device)
         logp, entropy = picked.new_zeros((2, len(ids)), dtype=torch.float32).unbind()
@@ -356,15 +382,24 @@ class LanguageFamily:
             logp, entropy = logp.index_copy(0, mine, scored), entropy.index_copy(0, mine, spread)
         home = batch.logp_behavior.device
         value = self._values(hidden, layout).to(home) if "value" in want else None
-        return Evaluated(logp=logp.to(home), entropy=entropy.to(home), value=value)
+        found = Evaluated(logp=logp.to(home), entropy=entropy.to(home), value=value)
+        if "distribution" in want:
+            order = [(layout.rule == number).nonzero()[:, 0] for number in range(len(layout.rules))]
+            parts = [
+                rule_logprobs(self.head(picked[mine.to(self.device)]), rule)
+                for mine, rule in zip(order, layout.rules, strict=True)
+            ]
+            said = parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
+            found.extras = {"distribution": said.to(home)}
+        return found
 
     def read(self, batch: Batch) -> Tensor:
         """The critic's values alone, f32[V]: nothing is projected on the vocabulary."""
         return self._values(self._hidden(batch.payload), batch.payload).to(batch.logp_behavior.device)
 
-    def _hidden(self, layout: Layout) -> Tensor:
+    def _hidden(self, layout: Layout, shown: Callable[[str], str] = str) -> Tensor:
         rows = layout.rows.to(self.device)
-        embeds = self.inputs(rows.ids, layout.media, layout.owners)
+        embeds = self.inputs(rows.ids, layout.media, layout.owners, shown)
         mask = rows.attention() if self.maskless else rows.mask(embeds.dtype)
         return self.forward(embeds, rows.positions, mask)
 
@@ -373,16 +408,6 @@ class LanguageFamily:
         places = layout.value_row.to(self.device), layout.value_column.to(self.device)
         values: Tensor = self.critic(hidden[places])
         return values
-
-    @contextmanager
-    def _reference(self) -> Iterator[None]:
-        if self.lora is None:
-            raise RecipeError(
-                "this policy has no reference: when every weight trains, what it was at the start is gone. Train "
-                "adapters (policy.lora), whose base is the reference"
-            )
-        with self.lora.disabled(), self.pictures.apart() if self.lora.pictured else nullcontext():
-            yield
 
     def save(self, path: Path) -> None:
         """The whole model and its processor; with adapters, those alone, as a PEFT folder. A critic has a file beside it."""
@@ -400,6 +425,8 @@ class LanguageFamily:
         where a critic is asked for and none was saved."""
         if self.critic is not None:
             self.critic.load(path)
+        for _, view in self._declared.values():
+            view.keep()
         self._read(path)
 
     def _read(self, path: Path) -> None:

@@ -26,8 +26,8 @@ def rule_logprobs(logits: Tensor, rule: SamplingRule) -> Tensor:
 
 
 def _scores(logits: Tensor, rule: SamplingRule) -> Tensor:
-    """Logits f32[N, V] as the rule changes them; -inf for what it cannot sample."""
-    scores = logits.float()
+    """Logits f32[N, V] (f64 stays so) as the rule changes them; -inf for what it cannot sample."""
+    scores = logits if logits.dtype == torch.float64 else logits.float()
     if rule.banned:
         scores = scores.index_fill(-1, _banned(rule.banned, scores.device), float("-inf"))
     if rule.temperature not in (0.0, 1.0):

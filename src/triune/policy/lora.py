@@ -1,8 +1,7 @@
 """Low-rank adapters through PEFT (LoRA, Hu et al. 2021): the base stays as it is, small matrices beside it are trained.
 
 The only module that imports peft. Adapters are put into the model itself, so engine and learner run the same layers
-and see the same weights, and the base is the same model with its adapters switched off: a reference that costs no
-memory.
+and see the same weights. A copy of the adapters is all that a reference takes.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ BASE_FILE = "base.json"
 
 class Lora:
     """The adapters of one model. `modules` are the parts by name, each holding its adapters' parameters only (none for a
-    part without): what can train. `pictured`: adapters change visual features too.
+    part without): what can train.
 
     Starting values are the same in every run: A random from a fixed seed, B zero, so that training starts at the base.
     Raises RecipeError when no layer is targeted.
@@ -55,20 +54,7 @@ class Lora:
             name: _tree({named[id(p)]: p for p in part.parameters() if p.requires_grad})
             for name, part in vlm.parts(model)[0].items()
         }
-        self.pictured = any(len(list(self.modules[name].parameters())) for name in ("vision", "connector"))
         self._fingerprint = ""
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """The base model for a while. PEFT thaws every adapter when it switches them on again: what a recipe has frozen
-        stays frozen here."""
-        trained = [(p, p.requires_grad) for part in self.modules.values() for p in part.parameters()]
-        try:
-            with self.peft.disable_adapter():
-                yield
-        finally:
-            for parameter, flag in trained:
-                parameter.requires_grad_(flag)
 
     def fingerprint(self) -> str:
         """sha256 over the base's parameters, by name; computed once, because the base never changes."""

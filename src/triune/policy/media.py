@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,18 +28,22 @@ Trains = Literal["tower", "connector", "nothing"]
 _TEXTUAL = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 _TILE = re.compile(r"row_(\d+)_col_(\d+)")
 _BATCH = 256
+_SEVERAL, _VIEW = "/several", "@"
+"""What a picture's key ends in: it is shown with others; it stands in a picture's place, in the view that follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A picture after the processor: the tower's `tensors`, the `ids` i32[T] that stand for it in a prompt (`tokens` of
-    them are placeholders for features, the rest tags around them), the plain text `around` them, and how it is seen."""
+    them are placeholders for features, the rest tags around them), the plain text `around` them, how it is seen, and the
+    `medium` that it was made of."""
 
     tensors: Mapping[str, Tensor]
     ids: NDArray[np.int32]
     tokens: int
     around: tuple[str, str]
     seen: Seen
+    medium: Media
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,12 @@ class Pictures:
         self._towered.clear()
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Other weights for a while: what is kept is neither used nor touched."""
+    def apart(self, features: dict[str, Tensor] | None = None) -> Iterator[None]:
+        """Other weights for a while: what is kept of the policy's own is neither used nor touched. Theirs are kept in
+        `features`, for as long as they are the same weights; without, each time is the first."""
         kept = self.trains, self._features, self._towered
-        self.trains, self._features, self._towered = "tower", {}, {}
+        self.trains, self._features = ("tower", {}) if features is None else ("nothing", features)
+        self._towered = {}
         try:
             yield
         finally:
@@ -99,7 +105,7 @@ class Pictures:
 
     def key(self, sha256: str, owner: str) -> str:
         """What a sample's picture is known by. LLaVA-OneVision looks at a picture differently in a prompt of several."""
-        return f"{sha256}/several" if owner in self._several else sha256
+        return f"{sha256}{_SEVERAL}" if self._company and owner in self._several else sha256
 
     def __contains__(self, key: str) -> bool:
         return key in self._prepared
@@ -114,7 +120,7 @@ class Pictures:
 
     def announce(self, sample: Sample) -> None:
         """To be called before a sample's pictures are added: says how many its prompt has."""
-        if self._company and len(sample.media) > 1:
+        if len(sample.media) > 1:
             self._several.add(sample.id)
 
     def add(self, media: Media, owner: str) -> Prepared:
@@ -125,11 +131,18 @@ class Pictures:
             return known
         if media.kind != "image":
             raise DataError(f"sample {owner!r}: this policy reads images, not {media.kind}")
-        copies = 2 if owner in self._several else 1
+        prepared = self._prepared[key] = self._prepare(
+            media, media.image, owner, 2 if key.endswith(_SEVERAL) else 1
+        )
+        return prepared
+
+    def _prepare(self, media: Media, image: Callable[[], Image.Image], owner: str, copies: int) -> Prepared:
+        """What the processor makes of `image`, which is that of `media` or stands in its place; a prompt of several
+        pictures shows it `copies` times."""
         try:
             made = self.processor(
                 text=[self.processor.image_token * copies],
-                images=[[media.image()] * copies],
+                images=[[image()] * copies],
                 return_tensors="pt",
                 add_special_tokens=False,
             )
@@ -148,14 +161,53 @@ class Pictures:
                 "policy.min_pixels, enlarge the picture or drop the row"
             )
         tensors = {k: v for k, v in made.items() if isinstance(v, Tensor) and k not in _TEXTUAL}
-        prepared = self._prepared[key] = Prepared(
+        return Prepared(
             tensors={k: v if k == "batch_num_images" else v[: len(v) // copies] for k, v in tensors.items()},
             ids=core,
             tokens=int((ids == self.image_id).sum()),
             around=(before, after),
             seen=Seen(sha256=media.sha256, original=media.size, processed=size),
+            medium=media,
         )
-        return prepared
+
+    def altered(self, key: str, view: str, change: Callable[[Prepared], Image.Image | None]) -> str:
+        """The key of what `view` shows in place of a picture: what `change` made of it when it was first asked for in this
+        step, or the picture itself where that is None. Raises MediaMismatch when it stands for other ids."""
+        altered = f"{key}{_VIEW}{view}"
+        if altered in self._prepared:
+            return altered
+        real = self[key]
+        image = change(real)
+        if image is None:
+            self._prepared[altered] = real
+            return altered
+        owner = f"{key[:12]} in view {view}"
+        made = self._prepare(real.medium, lambda: image, owner, 2 if key.endswith(_SEVERAL) else 1)
+        if not np.array_equal(made.ids, real.ids):
+            raise MediaMismatch(
+                f"picture {key[:12]} takes {real.tokens} tokens, and {made.tokens} in view {view!r}: the processor looks at "
+                "more than its size, so that a corrupted picture cannot stand in its place"
+            )
+        self._prepared[altered] = made
+        return altered
+
+    def forget(self, view: str) -> None:
+        """Drops what a view showed."""
+        for kept in (self._prepared, self._features, self._towered):
+            for key in [k for k in kept if k.endswith(f"{_VIEW}{view}")]:
+                del kept[key]
+
+    def others(self, sha256: str) -> list[Media]:
+        """The other pictures of this step, in an order of their own."""
+        real = {p.seen.sha256: p.medium for p in self._prepared.values()}
+        return [real[sha] for sha in sorted(real) if sha != sha256]
+
+    def adopt(self, others: Pictures, sha256: str, owner: str) -> None:
+        """Makes a picture known that another policy knows."""
+        if owner in others._several:
+            self._several.add(owner)
+        if self.key(sha256, owner) not in self._prepared:
+            self.add(others[others.key(sha256, owner)].medium, owner)
 
     def _edges(self, ids: NDArray[np.int32]) -> tuple[str, NDArray[np.int32], str]:
         """Text before, ids from the first special token to the last, text after. Only between special tokens are ids the

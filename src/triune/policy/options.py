@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -65,6 +65,8 @@ class CriticOptions(Frozen):
 @POLICIES.register("language")
 class LanguageOptions(Frozen):
     """A Hugging Face vision-language model, through transformers. `path: nano` is the embedded one."""
+
+    views: ClassVar[frozenset[str]] = frozenset({"frozen", "corrupted"})
 
     kind: Literal["language"] = "language"
     path: str = Field(

@@ -25,7 +25,7 @@ class Episode:
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What a step asks of a generator: `rollouts` per sample under `rule`, seeded, by weights number `version`; `starts`
-    has what single rollouts (sample, rank) begin with."""
+    has what single rollouts (sample, rank) begin with; `greedy` asks for a greedy answer more (see `rollout/greedy.py`)."""
 
     rollouts: int
     rule: SamplingRule
@@ -33,6 +33,7 @@ class Demand:
     version: int
     progress: Progress
     starts: Mapping[tuple[str, int], Start] = field(default_factory=dict)
+    greedy: bool = False
 
 
 class Generator(Protocol):

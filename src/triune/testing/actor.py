@@ -25,6 +25,7 @@ from triune.core.trajectory import Decisions, Payload, SamplingRule, Trajectory
 from triune.core.verdict import Outcome, RewardEvent
 from triune.policy.logprob import rule_logprobs
 from triune.policy.options import POLICIES
+from triune.policy.views import View, undeclared
 from triune.rollout.engine import derive_seed, uniforms
 from triune.rollout.generator import Demand, Episode
 from triune.rollout.options import ROLLOUTS
@@ -97,8 +98,8 @@ class ActorFamily:
             )
             self.critic = nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Linear(width, 1))
 
-    def declare(self, name: str, view: ViewOptions) -> None:
-        return
+    def declare(self, name: str, view: ViewOptions) -> View:
+        raise undeclared(name)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"actor": self.actor, "critic": self.critic}

@@ -25,6 +25,7 @@ from triune.core.sample import Check, Message, Sample, Text
 from triune.core.trajectory import Decisions, Payload, SamplingRule, Trajectory
 from triune.core.verdict import Outcome
 from triune.policy.options import POLICIES
+from triune.policy.views import View, undeclared
 from triune.rollout.engine import derive_seed, uniforms
 from triune.rollout.generator import Demand, Episode
 from triune.rollout.options import ROLLOUTS
@@ -95,8 +96,8 @@ class FlowFamily:
             inner = (nn.Linear(3 + options.conditions, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
             self.net = nn.Sequential(*inner, nn.Linear(width, 2))
 
-    def declare(self, name: str, view: ViewOptions) -> None:
-        return
+    def declare(self, name: str, view: ViewOptions) -> View:
+        raise undeclared(name)
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"velocity": self.net}

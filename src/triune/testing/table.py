@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from triune.algo.options import TERMS, ViewOptions
 from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.algo.views.frozen import FrozenPolicy
 from triune.core.base import Frozen
 from triune.core.recipe import Recipe
 from triune.core.sample import Check, Frame, Message, Sample, Text
@@ -26,12 +27,15 @@ from triune.core.verdict import Component, Outcome, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.policy.logprob import rule_logprobs
 from triune.policy.options import POLICIES
+from triune.policy.views import KeptView, Still, View
 from triune.rollout.conversation import Segment
 from triune.train.batching import rewards
 
 
 @POLICIES.register("table")
 class TableOptions(Frozen):
+    views: ClassVar[frozenset[str]] = frozenset({"frozen", "corrupted"})
+
     kind: Literal["table"] = "table"
     vocabulary: int = Field(5, ge=2, description="tokens")
     token_budget: int = Field(1 << 30, ge=1, description="tokens of one micro-batch")
@@ -46,11 +50,12 @@ class TableFamily:
     Payload: `ids` i32[T], the prompt included, and `at` i32[N], the places of the decisions. Read-outs precede the
     first decision of every turn; an episode that did not terminate has one more at its last token.
     A text is its tokens' numbers ("1 2"), a prompt the numbers in the last message (0 where there are none); turns have
-    no end token.
+    no end token. The first id of a rollout with `media` is its picture: a corrupted view, whatever its corruption, reads
+    id 0 in its place.
     """
 
-    provides = frozenset({"entropy", "value"})
-    views: frozenset[str] = frozenset()
+    provides = frozenset({"entropy", "value", "distribution"})
+    views = TableOptions.views
     frame: Frame = "pixels_original"
     window = 1 << 20
     stop_ids: tuple[int, ...] = ()
@@ -61,9 +66,14 @@ class TableFamily:
         for module in (self.table, self.critic):
             module.weight.data = torch.randn(module.weight.shape, generator=generator)
         self.evaluations = 0
+        self.declared: dict[str, tuple[ViewOptions, _Kept | _Blank]] = {}
 
-    def declare(self, name: str, view: ViewOptions) -> None:
-        return
+    def declare(self, name: str, view: ViewOptions) -> View:
+        known = self.declared.get(name)
+        if known is None or known[0] != view:
+            made = _Kept(self, view) if isinstance(view, FrozenPolicy) else _Blank(self)
+            self.declared[name] = view, made
+        return self.declared[name][1]
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"table": self.table, "critic": self.critic}
@@ -109,23 +119,55 @@ class TableFamily:
         self, batch: Batch, *, want: frozenset[str] = frozenset(), view: str = "current"
     ) -> Evaluated:
         self.evaluations += 1
-        logp, entropy = [], []
+        return self.score(batch, want) if view == "current" else self.declared[view][1].evaluate(batch, want)
+
+    def score(self, batch: Batch, want: frozenset[str], blank: bool = False) -> Evaluated:
+        """What the table says, of the pictures or without them."""
+        chosen, spread = [], []
         for one in batch.trajectories:
-            ids, at = torch.tensor(one.payload.arrays["ids"]), torch.tensor(one.payload.arrays["at"])
-            all_logp = rule_logprobs(self.table(ids[at - 1]), one.rules[0][1])
-            logp.append(all_logp.gather(1, ids[at].long()[:, None])[:, 0])
-            entropy.append(torch.special.entr(all_logp.exp()).sum(-1))
-        value = self.critic(batch.payload)[:, 0] if "value" in want else None
-        return Evaluated(torch.cat(logp), torch.cat(entropy) if "entropy" in want else None, value)
+            ids, at = torch.tensor(one.payload.arrays["ids"]).long(), torch.tensor(one.payload.arrays["at"])
+            before = ids.clone()
+            if blank and one.payload.media:
+                before[0] = 0
+            spread.append(rule_logprobs(self.table(before[at - 1]), one.rules[0][1]))
+            chosen.append(ids[at.long()])
+        distribution, ids = torch.cat(spread), torch.cat(chosen)
+        return Evaluated(
+            distribution.gather(1, ids[:, None])[:, 0],
+            torch.special.entr(distribution.exp()).sum(-1) if "entropy" in want else None,
+            self.critic(batch.payload)[:, 0] if "value" in want else None,
+            extras={"distribution": distribution} if "distribution" in want else {},
+        )
 
     def save(self, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         torch.save({name: m.state_dict() for name, m in self.modules().items()}, path / "table.pt")
 
     def load(self, path: Path) -> None:
+        for _, view in self.declared.values():
+            view.keep()
         state = torch.load(path / "table.pt", weights_only=True)
         for name, module in self.modules().items():
             module.load_state_dict(state[name])
+
+
+class _Kept(KeptView):
+    def __init__(self, family: TableFamily, view: FrozenPolicy) -> None:
+        self.family = family
+        named = {f"{n}.{key}": p for n, m in family.modules().items() for key, p in m.named_parameters()}
+        super().__init__(named, view.sync_every, view.mix)
+
+    def evaluate(self, batch: Batch, want: frozenset[str]) -> Evaluated:
+        with torch.no_grad(), self.kept.in_place():
+            return self.family.score(batch, want)
+
+
+class _Blank(Still):
+    def __init__(self, family: TableFamily) -> None:
+        self.family = family
+
+    def evaluate(self, batch: Batch, want: frozenset[str]) -> Evaluated:
+        return self.family.score(batch, want, blank=True)
 
 
 def trajectory(

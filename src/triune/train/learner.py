@@ -26,7 +26,7 @@ from triune.policy.family import Family
 from triune.rollout.generator import Demand, Episode
 from triune.train.batching import Budget, cut, join, laid_out, per_trajectory, rewards, spans, split, weigher
 from triune.train.optim import Optimizer
-from triune.train.views import Views
+from triune.train.views import Views, staged
 
 
 @dataclass(slots=True)
@@ -58,9 +58,10 @@ class Learner:
     credit, then mini-batches with gradient."""
 
     def __init__(self, family: Family, recipe: Recipe, exact: bool) -> None:
-        self.family, self.exact = family, exact
+        self.family, self.views = family, Views(family, recipe.seed, exact)
         self.parts: dict[str, Options] = {}
-        self.follow(recipe)
+        for each in (*staged(recipe), recipe):  # what a later stage cannot have is an error now
+            self.follow(each)
         self.optimizer = Optimizer(family.modules(), recipe.train)
         limits = (getattr(recipe.policy, name, 1 << 60) for name in ("token_budget", "vision_budget"))
         self.budget = Budget(*map(int, limits))
@@ -88,7 +89,7 @@ class Learner:
         for part in self.parts.values():
             part.agree(self.parts)
         needs = frozenset().union(*(part.needs for part in self.parts.values()))
-        self.views = Views(self.family, algo.parts("views"), needs, self.exact)
+        self.views.need(algo.parts("views"), needs)
 
     def demand(self, demand: Demand, samples: Sequence[Sample]) -> Demand:
         for part in self.collect.values():
@@ -129,7 +130,7 @@ class Learner:
             metrics += [scalar(f"loss/{name}", value) for name, value in losses.items()]
             done = self.optimizer.step(recipe.train.optimizer, progress.step, recipe.train.total_steps)
             metrics += done.metrics()
-        metrics.append(scalar("grad_skipped", self.optimizer.skipped))
+        metrics += [scalar("grad_skipped", self.optimizer.skipped), *self.views.end(micros, progress)]
         merged = merge(metrics)
         for part in self.parts.values():
             part.observe(merged)
@@ -146,7 +147,7 @@ class Learner:
         """The whole step with its views, its shaped rewards and its adjusted credit."""
         whole = join(micros)
         said = rewards(whole, [one.verdict for one in scored])
-        step = Step(whole, scored, said, self.views.step(micros, whole), progress)
+        step = Step(whole, scored, said, self.views.step(micros, whole, progress), progress)
         for shape in self.shape.values():
             step.rewards, found = shape(step)
             metrics += found
@@ -179,10 +180,11 @@ class Learner:
 
     def state(self) -> dict[str, object]:
         parts = {name: kept for name, part in self.parts.items() if (kept := part.state())}
-        return {**self.optimizer.state(), "parts": parts}
+        return {**self.optimizer.state(), "parts": parts, "views": self.views.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.optimizer.restore(state)
+        self.views.restore(state.get("views", {}))
         for name, kept in state.get("parts", {}).items():
             if name in self.parts:
                 self.parts[name].restore(kept)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from triune.algo.views.frozen import FrozenPolicy
 from triune.core.errors import RecipeError
 from triune.core.recipe import TrainSpec
 from triune.core.trajectory import Trajectory
@@ -60,6 +61,7 @@ def scores(family: LanguageFamily, rollouts: list[Trajectory], view: str = "curr
 @pytest.mark.parametrize("kind", sorted(TINY))
 def test_the_reference_is_the_base_bit_for_bit(kind: str) -> None:
     base, family = ready(tiny(kind)), tiny(kind, lora=EVERYWHERE)
+    family.declare("reference", FrozenPolicy())
     rollouts = rolled(family)
     expected = scores(base, rollouts)
     assert torch.equal(scores(family, rollouts), expected)  # training starts at the base
@@ -69,11 +71,22 @@ def test_the_reference_is_the_base_bit_for_bit(kind: str) -> None:
     assert torch.equal(scores(family, rollouts), before)  # and the adapters are on again, features included
 
 
-def test_without_adapters_there_is_no_reference() -> None:
+def test_a_view_that_was_not_declared_is_an_error() -> None:
     family = tiny("nano")
-    assert "reference" not in family.provides
-    with pytest.raises(RecipeError, match=r"no reference.*policy\.lora"):
+    with pytest.raises(RecipeError, match=r"'reference' was not declared"):
         scores(family, rolled(family), "reference")
+
+
+def test_the_reference_of_adapters_that_were_given_is_the_policy_with_them(tmp_path: Path) -> None:
+    folder = write("nano", tmp_path / "base")
+    given = moved(LanguageFamily.from_pretrained(LanguageOptions(path=str(folder), lora=EVERYWHERE)))
+    given.save(tmp_path / "adapters")
+    family = LanguageFamily.from_pretrained(LanguageOptions(path=str(tmp_path / "adapters")))
+    family.declare("reference", FrozenPolicy())
+    rollouts = rolled(family)
+    before = scores(family, rollouts)
+    assert (scores(moved(family), rollouts) - before).abs().max() > 0.01
+    assert torch.equal(scores(family, rollouts, "reference"), before)
 
 
 @kinds
@@ -117,7 +130,8 @@ def test_modules_have_their_own_rates_and_norms_and_can_be_frozen() -> None:
     assert set(norms) == {"vision", "language", "all"}
     assert {"language.0", "language.1", "vision.0", "vision.1"} <= set(by_layer)
     assert rates["vision"] == pytest.approx(rates["language"] / 10)
-    # Looking at the reference thaws nothing: PEFT switches every adapter on when it comes back.
+    # Looking at the reference thaws nothing.
+    family.declare("reference", FrozenPolicy())
     scores(family, rollouts, "reference")
     assert not any(p.requires_grad for p in family.modules()["connector"].parameters())
     assert all(p.requires_grad for p in family.modules()["vision"].parameters())

@@ -12,6 +12,7 @@ from triune.algo.pairs import seats
 from triune.algo.step import Step
 from triune.algo.types import segment_sum
 from triune.core.errors import RecipeError
+from triune.core.trajectory import BASELINE
 from triune.monitor.metric import Metric, scalar
 
 
@@ -37,7 +38,7 @@ class ReferencePoint(AdjustOptions):
     def __call__(self, step: Step) -> list[Metric]:
         batch, credit = step.batch, step.credit
         assert credit is not None
-        other = torch.tensor([t.component == "baseline" for t in batch.trajectories], dtype=torch.bool)
+        other = torch.tensor([t.component == BASELINE for t in batch.trajectories], dtype=torch.bool)
         wanted = other if self.rows == "mismatched" else credit.in_loss & ~other
         live = wanted[batch.trajectory]
         if credit.masked is not None:

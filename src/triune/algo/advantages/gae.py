@@ -10,13 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from triune.algo.advantage import group_index, membership
-from triune.algo.options import ADVANTAGES, Options
+from triune.algo.advantages.statistics import Estimator
+from triune.algo.options import ADVANTAGES
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.monitor.metric import Metric, scalar
 
 
 @ADVANTAGES.register("gae")
-class GeneralisedAdvantage(Options):
+class GeneralisedAdvantage(Estimator):
     """GAE over turns, copied to every decision of a turn (Schulman et al. 2016, eq. 16; the step form of VL-DAC).
 
     A turn is where the policy waits for the world: an environment step with its whole action chunk, a reply, or, for
@@ -42,6 +43,14 @@ class GeneralisedAdvantage(Options):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"value"})
+
+    @property
+    def batch_wide(self) -> bool:
+        return self.whiten
+
+    @property
+    def keeps_equal(self) -> str:
+        return "the baseline is what the critic expects, not what the group got"
 
     def __call__(self, batch: Batch, rewards: Rewards, views: Mapping[str, Evaluated]) -> Credit:
         """Raises ValueError when the family read out no value before a turn that was sampled in."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from triune.algo.advantage import BASELINE
 from triune.algo.advantages.returns import rewards_to_go
 from triune.algo.advantages.statistics import Estimator, Groups
+from triune.algo.collect.greedy import GreedyAnswers
 from triune.algo.options import ADVANTAGES
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.errors import RecipeError
+from triune.core.trajectory import BASELINE
 
 
 @ADVANTAGES.register("remax")
@@ -28,6 +29,12 @@ class ReMax(Estimator):
     @property
     def keeps_equal(self) -> str:
         return "the baseline is the reward of a greedy answer, not that of the group"
+
+    def agree(self, parts: Mapping[str, Any]) -> None:
+        if not any(isinstance(part, GreedyAnswers) for part in parts.values()):
+            raise RecipeError(
+                "remax compares with a greedy answer: put greedy: {kind: greedy} into algo.collect"
+            )
 
     def __call__(self, batch: Batch, rewards: Rewards, views: Mapping[str, Evaluated]) -> Credit:
         """Raises RecipeError for a group without a greedy answer."""

@@ -90,10 +90,16 @@ class Groups:
         return blank.about(rewards.total, singleton)
 
     def about(self, values: Tensor, singleton: Singleton = "zero") -> Groups:
-        """The same rollouts, judged by other values f64[B] (NaN where there is none)."""
+        """The same rollouts, judged by other values f64[B] (NaN where there is none). Raises TriuneError for an infinite
+        one: nothing can be compared with it."""
         judged = self.judged & ~torch.isnan(values)
         counted = self.counted & judged
         reward = torch.where(judged, values, 0.0).double()
+        for row in torch.nonzero(reward.isinf())[:, 0].tolist():
+            name = self.batch.trajectories[row].id
+            raise TriuneError(
+                f"rollout {name!r} has the reward {float(reward[row])}, which nothing can be compared with"
+            )
         members = segment_sum(counted.double(), self.index, len(self.members))
         low, high = (
             extreme("amin", reward, counted, self.index, len(members)),

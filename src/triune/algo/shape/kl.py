@@ -9,7 +9,6 @@ import torch
 from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 
-from triune.algo.advantage import BASELINE
 from triune.algo.advantages.returns import episodes
 from triune.algo.options import SHAPES, ShapeOptions
 from triune.algo.shape.rewards import added
@@ -17,6 +16,7 @@ from triune.algo.step import Step
 from triune.algo.types import Rewards, segment_sum
 from triune.algo.weights import by_source
 from triune.core.schedule import Progress, Schedule, resolve
+from triune.core.trajectory import BASELINE
 from triune.monitor.metric import Metric, scalar
 
 Form = Literal["k1", "abs", "k2", "k3"]
