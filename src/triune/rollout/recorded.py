@@ -42,35 +42,38 @@ class Recorded:
         """See Generator. Raises DataError naming a sample without an answer, or whose answer cannot be said."""
         if demand.progress.phase == "eval":
             return self.drawn.generate(samples, demand)
-        return [self._episodes(sample, demand) for sample in samples]
+        return [recorded(self.family, sample, demand, self.answers) for sample in samples]
 
     def check(self, sample: Sample) -> None:
         """Raises DataError when the sample has no answer that could be trained on."""
-        self._episodes(sample, Demand(0, SamplingRule(), 0, 0, Progress(step=1, total_steps=1)))
+        demand = Demand(0, SamplingRule(), 0, 0, Progress(step=1, total_steps=1))
+        recorded(self.family, sample, demand, self.answers)
 
     def load(self, version: int) -> None:
         self.version = version
         if "drawn" in vars(self):
             self.drawn.load(version)
 
-    def _episodes(self, sample: Sample, demand: Demand) -> list[Episode]:
-        texts = [answer.text for answer in sample.responses]
-        if self.answers == "expert":
-            texts = [] if sample.expert is None else [sample.expert]
-        if not texts:
-            column = "`expert` answer" if self.answers == "expert" else "`responses`"
-            raise DataError(
-                f"sample {sample.id!r} has no {column}, and rollout.kind recorded draws none. Name their column in the adapter's "
-                "options, or use another generator"
-            )
-        return [self._episode(sample, text, number, demand) for number, text in enumerate(texts)]
 
-    def _episode(self, sample: Sample, text: str, number: int, demand: Demand) -> Episode:
-        made = place(self.family, sample, text, demand, component="policy", number=number)
-        rank = {"rank": number}
-        # Judged, and known again, by the text as it was recorded: decoding may spell it otherwise.
-        return Episode(
-            sample,
-            made.trajectory.model_copy(update=rank),
-            made.outcome.model_copy(update={**rank, "text": text}),
+def recorded(family: Any, sample: Sample, demand: Demand, answers: Answers = "responses") -> list[Episode]:
+    """The recorded answers of a sample as episodes of one group. Raises DataError naming a sample that has none."""
+    texts = [answer.text for answer in sample.responses]
+    if answers == "expert":
+        texts = [] if sample.expert is None else [sample.expert]
+    if not texts:
+        column = "`expert` answer" if answers == "expert" else "`responses`"
+        raise DataError(
+            f"sample {sample.id!r} has no {column}, and rollout.kind recorded draws none. Name their column in the adapter's "
+            "options, or use another generator"
         )
+    return [_episode(family, sample, text, number, demand) for number, text in enumerate(texts)]
+
+
+def _episode(family: Any, sample: Sample, text: str, number: int, demand: Demand) -> Episode:
+    made = place(family, sample, text, demand, component="policy", number=number)
+    # Judged, and known again, by the text as it was recorded: decoding may spell it otherwise.
+    return Episode(
+        sample,
+        made.trajectory.model_copy(update={"rank": number}),
+        made.outcome.model_copy(update={"rank": number, "text": text}),
+    )
