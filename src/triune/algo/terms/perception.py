@@ -7,12 +7,13 @@ real picture learns; with `gradient` both do. What each term's gradient is on ei
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from triune.algo.kl import divergence, estimate
 from triune.algo.objective import TermResult
 from triune.algo.options import TERMS, TermOptions
 from triune.algo.share import Share
@@ -44,6 +45,8 @@ class PerceptionKL(TermOptions):
     to look by itself: something else must, and it enlarges that. It needs the view's forward pass, one more per rollout;
     with a view that carries `gradient`, and for `full`, that pass is made in every micro-batch.
     """
+
+    scaled: ClassVar[bool] = False
 
     kind: Literal["perception_kl"] = "perception_kl"
     coef: float | Schedule = Field(default=0.01, description="gamma: weight of the divergence in the loss")
@@ -90,7 +93,7 @@ class PerceptionKL(TermOptions):
         live, seen = batch.live, views[self.view]
         mine, others = (torch.where(live, e.logp, 0.0) for e in (current, seen))
         x = others - mine
-        raw = self._divergence(x, live, current, seen)
+        raw = torch.where(live, self._divergence(x, current, seen), 0.0)
         value = raw.clamp(max=DIVERGENCE_BOUND)
         if self.weighting != "all":
             value = value * batch.row_weight[batch.trajectory]
@@ -111,13 +114,11 @@ class PerceptionKL(TermOptions):
             loss=sign * (value * batch.weight).sum(), metrics=by_source(batch, live, values, view=self.view)
         )
 
-    def _divergence(self, x: Tensor, live: Tensor, current: Evaluated, seen: Evaluated) -> Tensor:
-        """D of every decision [N] before its bound; 0 outside the loss."""
+    def _divergence(self, x: Tensor, current: Evaluated, seen: Evaluated) -> Tensor:
+        """D of every decision [N] before its bound."""
         if self.form == "full":
-            return full_kl(current.extras["distribution"], seen.extras["distribution"], live)
-        x = x.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND)
-        x = x if self.form == "k3" else -x
-        return x.expm1() - x  # exp(x) - x - 1 without its loss of digits near 0
+            return divergence(current.extras["distribution"], seen.extras["distribution"])
+        return estimate("k3", -x if self.form == "k3" else x, LOG_RATIO_BOUND)
 
 
 @TERMS.register("branch_entropy")
@@ -134,6 +135,8 @@ class BranchEntropy(TermOptions):
     A view without `gradient` gives this term none: a coefficient on it would do nothing, and is refused when the run is
     set up. With `coef: 0` it is a metric, of any branch.
     """
+
+    scaled: ClassVar[bool] = False
 
     kind: Literal["branch_entropy"] = "branch_entropy"
     coef: float | Schedule = Field(
@@ -161,15 +164,6 @@ class BranchEntropy(TermOptions):
             loss=(value * batch.weight).sum(),
             metrics=by_source(batch, batch.live, {f"branch/{name}": value}, view=self.view),
         )
-
-
-def full_kl(p: Tensor, q: Tensor, live: Tensor) -> Tensor:
-    """KL(p || q) per decision [N] of log-probs [N, V]; 0 where not `live`. What p cannot say adds nothing; what p can say
-    and q cannot counts as a log-ratio of 20."""
-    said = live[:, None] & (p > float("-inf"))
-    p = torch.where(said, p, 0.0)
-    gap = (p - torch.where(said, q, 0.0)).clamp(max=LOG_RATIO_BOUND)
-    return torch.where(said, p.exp() * gap, 0.0).sum(-1)
 
 
 def _largest(values: Tensor, live: Tensor, batch: Batch, share: float) -> Tensor:
