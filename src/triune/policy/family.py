@@ -28,8 +28,7 @@ class Family(Protocol):
     views: frozenset[str]
 
     def declare(self, name: str, view: ViewOptions) -> View:
-        """Makes `evaluate(view=name)` mean this. Called before the first step, with kinds of `views` only; the same view
-        declared again is the one that is held already."""
+        """Makes `evaluate(view=name)` mean this, a kind of `views`. The same view declared again is the one that is held."""
         ...
 
     def modules(self) -> Mapping[str, nn.Module]:

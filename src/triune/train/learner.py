@@ -75,12 +75,8 @@ class Learner:
         self.shape, self.adjust = algo.parts("shape"), algo.parts("adjust")
         self.advantage = algo.estimator()
         self.objective = Objective(algo)
-        kinds = {
-            "collect": self.collect,
-            "shape": self.shape,
-            "adjust": self.adjust,
-            "terms": self.objective.terms,
-        }
+        kinds: dict[str, Mapping[str, Any]] = {"collect": self.collect, "shape": self.shape}
+        kinds |= {"adjust": self.adjust, "terms": self.objective.terms}
         self.parts = {f"{kind}.{name}": part for kind, parts in kinds.items() for name, part in parts.items()}
         self.parts["advantage"] = self.advantage
         for name, state in remembered.items():
@@ -165,10 +161,8 @@ class Learner:
         """Gradient of one micro-batch, its metrics and its part of every term's loss; while the weights have not
         moved, also engine against learner."""
         assert step.credit is not None
-        micro.advantage, micro.reward = (
-            step.credit.advantage[span.decisions],
-            step.rewards.total[span.rows].float(),
-        )
+        micro.advantage = step.credit.advantage[span.decisions]
+        micro.reward = step.rewards.total[span.rows].float()
         if step.credit.returns is not None:
             micro.returns = step.credit.returns[span.values]
         views: dict[str, Evaluated] = {name: cut(view, span) for name, view in step.views.items()}
