@@ -85,9 +85,7 @@ class Conversations:
             ]
             for sample, prompt in zip(samples, prompts, strict=True)
         ]
-        for row in rows:
-            for rank, live in enumerate(row):
-                begin(live.talk, demand, rank, self.renderer)
+        begin([[live.talk for live in row] for row in rows], demand, self.renderer)
         try:
             self._converse(rows, demand)
         finally:

@@ -64,17 +64,15 @@ def answer(family: Any, sample: Sample, text: str) -> list[int]:
     return ids
 
 
-def begin(talk: Conversation, demand: Demand, rank: int, family: Any) -> None:
-    """Lets a rollout begin with the start that `demand` has for it, if any; what became of it is recorded as resolved.
-
-    Raises WindowExceeded where it leaves no room to go on.
-    """
-    start = demand.starts.get((talk.sample.id, rank))
-    if start is None:
-        return
-    ids = start.cut(answer(family, talk.sample, start.text))
-    _append(talk, ids, demand.version, room=1)
-    talk.resolved |= {"prefix.share": start.share, "prefix.tokens": float(len(ids))}
+def begin(talks: Sequence[Sequence[Conversation]], demand: Demand, family: Any) -> None:
+    """Lets rollouts, a row per sample by rank, begin with the starts that `demand` has for some; what became of these is
+    recorded as resolved. Raises WindowExceeded where one leaves no room to go on."""
+    for row in talks if demand.starts else ():
+        for rank, talk in enumerate(row):
+            if (start := demand.starts.get((talk.sample.id, rank))) is not None:
+                ids = start.cut(answer(family, talk.sample, start.text))
+                _append(talk, ids, demand.version, room=1)
+                talk.resolved |= {"prefix.share": start.share, "prefix.tokens": float(len(ids))}
 
 
 def alike(talks: Sequence[Any]) -> list[list[Any]]:
