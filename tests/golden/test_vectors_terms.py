@@ -174,11 +174,12 @@ CLIP = {"kind": "ppo_clip", "clip_low": 0.2, "clip_high": 0.28, "dual": 3.0}
         (GRPO, CLIP, "seq-mean-token-sum", -0.351245),
         (GRPO, {**CLIP, "clip_high": 0.2, "dual": None, "ratio": "sequence_geomean"}, "seq-mean-token-mean", 0.131805),
         (GRPO, {"kind": "cispo_cap", "cap": 2.0}, "token-mean", 0.532951),
+        (RAW, {"kind": "topr"}, "seq-mean-token-mean", 0.102284),
         (RAW, {"kind": "topr", "ratio": "sequence_geomean"}, "seq-mean-token-mean", 0.021413),
         (GRPO, {"kind": "sapo"}, "seq-mean-token-mean", 0.089175),
         (GRPO, {"kind": "gmpo", "clip_low": 0.2, "clip_high": 0.2}, "seq-mean-token-mean", 0.184992),
     ],
-    ids=["dr-grpo-trl", "seq-sum", "gspo-0.2", "cispo-cap", "topr-geomean", "sapo", "gmpo"],
+    ids=["dr-grpo-trl", "seq-sum", "gspo-0.2", "cispo-cap", "topr", "topr-geomean", "sapo", "gmpo"],
 )  # fmt: skip
 def test_losses_that_are_known_to_six_digits(
     case: dict[str, Any], term: dict[str, Any], mode: str, expected: float

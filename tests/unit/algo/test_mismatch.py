@@ -114,8 +114,12 @@ def test_only_sampled_decisions_of_the_component_are_weighted() -> None:
     made[1] = trajectory([1], id="1", component="expert", forced=True)
     made[2] = trajectory([1, 1], id="2", forced=[True, False], logp=[0.0, -1.0])
     given = step(made)
+    assert given.credit is not None
     given.views["old"].logp[4] = float("-inf")  # placed: it may be impossible
     assert scale(mismatch(level="sequence_product"), given) == exp(0.2, 0.2, 0.2, 0.0, 0.0, 0.0)
+    given.credit.scale = None
+    band = mismatch(mode="mask", floor=1.15)  # no weight of 1 would pass it
+    assert scale(band, given) == pytest.approx([0.0, 0.0, math.exp(0.3), 1.0, 1.0, 0.0])
 
 
 def test_weights_of_several_parts_multiply() -> None:

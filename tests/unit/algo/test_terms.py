@@ -16,7 +16,7 @@ from triune.algo.objective import Loss, Objective
 from triune.algo.options import TERMS
 from triune.algo.terms.policy import PolicyTerm
 from triune.algo.types import Batch, Credit, Evaluated
-from triune.core.errors import ParityError
+from triune.core.errors import ParityError, RecipeError
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.monitor.metric import Metric, Scored
@@ -241,6 +241,9 @@ EVERY = [
 ] + [
     {"kind": "kl", "form": "k3_corrected", "view": "behavior"},
     {"kind": "kl", "form": "k2", "view": "behavior"},
+    {"kind": "kl", "form": "k3", "coef": 5.0},
+    {"kind": "kl", "form": "full", "coef": 5.0},
+    {"kind": "kl", "form": "full_forward", "coef": 5.0},
     {"kind": "kl_cov", "top": 0.3, "view": "behavior", "form": "k2"},
     {"kind": "entropy", "coef": 1.0},
     {"kind": "entropy", "coef": 1.0, "form": "sampled"},
@@ -250,7 +253,8 @@ EVERY = [
 def gradients(term: dict[str, Any], mode: str, budget: int, double: bool) -> Tensor:
     """What the optimiser was given in one step of the learner, the policy having moved from `old` on the way there."""
     algo = {
-        "terms": [term],
+        # The first mini-batch moves the policy away from its reference, where a divergence has no gradient.
+        "terms": [term] if issubclass(TERMS[term["kind"]], PolicyTerm) else [{"kind": "ppo_clip"}, term],
         "aggregate": mode,
         "constant": 7.0,
         "adjust": {"band": {"kind": "reject", "level": "token", "form": "k3", "high": 4.0}},
@@ -286,3 +290,41 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut(term: dict[str, Any]) -> N
     whole, cut = (gradients(term, "token-mean", budget, double=False) for budget in (1 << 30, 1))
     assert torch.allclose(whole, cut, rtol=0, atol=1e-6)
     assert whole.abs().max() > 1e-3
+
+
+def learner(terms: list[dict[str, Any]], family: Any = None) -> Learner:
+    return Learner(family or TableFamily(), recipe(algo={"terms": terms}), exact=True)
+
+
+def test_a_divergence_holds_the_policy_to_where_it_began() -> None:
+    """Twenty steps of reward for one token: with the divergence the table stays closer to its start."""
+    moved = []
+    for coef in (0.0, 0.3):
+        kl = {"kind": "kl", "form": "full", "coef": coef}
+        one = learner([{"kind": "ppo_clip"}, kl])
+        start = one.family.table.weight.detach().clone()
+        for number in range(1, 21):
+            one.step(rollouts, recipe(algo=one.algo.model_dump()), Progress(step=number, total_steps=20))
+        moved.append(float((one.family.table.weight.detach() - start).norm()))
+    assert moved[1] < 0.7 * moved[0]
+
+
+@pytest.mark.parametrize(
+    ("term", "said"),
+    [
+        ({"kind": "kl", "form": "k1"}, r"algo\.terms\.kl: k1 in the loss has no gradient in expectation"),
+        ({"kind": "kl"}, r"algo\.terms\.kl\.form: is required"),
+        ({"kind": "kl", "form": "k2", "view": "teacher"}, r"\['teacher'\]"),
+    ],
+)
+def test_a_divergence_that_cannot_be_is_refused_at_load(term: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        learner([{"kind": "ppo_clip"}, term])
+
+
+def test_a_family_without_distributions_is_refused_at_load() -> None:
+    class Narrow(TableFamily):
+        provides = frozenset({"entropy"})
+
+    with pytest.raises(RecipeError, match=r"distribution"):
+        learner([{"kind": "kl", "form": "full"}], Narrow())
