@@ -92,7 +92,7 @@ class GateSwitch(Gate):
     """HPT's switch: imitation where at most `at_most` rollouts are correct, reinforcement elsewhere (arXiv 2509.04419).
 
     Imitating, the rollouts leave the loss; reinforcing, the demonstration does. With `off_at_most`, a demonstration of up
-    to so many correct rollouts is used by the terms of component `off` instead: off-policy reinforcement, without the
+    to so many correct rollouts is used by the terms of component `off_policy` instead: off-policy reinforcement, without the
     rollouts (`switch_gate_off` of the released code). The count is over the policy's own rollouts: 0 is none.
     """
 
@@ -105,7 +105,7 @@ class GateSwitch(Gate):
         ge=0,
         description="correct rollouts up to which it is off-policy reinforcement; null: never",
     )
-    off: str = Field(default="off", description="component of the demonstrations for that")
+    off_policy: str = Field(default="off_policy", description="component of the demonstrations for that")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -117,13 +117,13 @@ class GateSwitch(Gate):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        return (self.expert,) if self.off_at_most is None else (self.expert, self.off)
+        return (self.expert,) if self.off_at_most is None else (self.expert, self.off_policy)
 
     def mode(self, correct: int) -> Mode:
         name = "sft" if correct <= self.at_most else "rl"
         if name == "rl" and self.off_at_most is not None and correct <= self.off_at_most:
             name = "off"
-        chosen = {"sft": self.expert, "off": self.off, "rl": self.policy}[name]
+        chosen = {"sft": self.expert, "off": self.off_policy, "rl": self.policy}[name]
         return Mode(name, {component: float(component == chosen) for component in (self.policy, *self.shown)})
 
 
@@ -132,7 +132,7 @@ class GateSoft(Gate):
     """HPT's soft strategy: three factors by the number of correct answers, the demonstration counted (arXiv 2509.04419).
 
     `table` holds (answers, on, off, sft): up to so many correct answers, the factors of the policy's rollouts, of the
-    demonstration as off-policy reinforcement (component `off`) and of imitation. Counting the demonstration, 1 means
+    demonstration as off-policy reinforcement (component `off_policy`) and of imitation. Counting the demonstration, 1 means
     that no rollout is correct. The default is the released code's type 1.
     """
 
@@ -140,7 +140,9 @@ class GateSoft(Gate):
     counts: Literal["policy", "all"] = Field(
         default="all", description="whether a demonstration that is correct counts as one more correct answer"
     )
-    off: str = Field(default="off", description="component of the demonstrations as off-policy reinforcement")
+    off_policy: str = Field(
+        default="off_policy", description="component of the demonstrations as off-policy reinforcement"
+    )
     table: tuple[tuple[int, float, float, float], ...] = Field(
         default=((1, 0, 1, 1), (2, 0.125, 1, 0.5), (3, 0.25, 1, 0.25), (4, 0.5, 1, 0.125), (5, 1, 1, 0)),
         min_length=1,
@@ -156,11 +158,11 @@ class GateSoft(Gate):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        return self.expert, self.off
+        return self.expert, self.off_policy
 
     def mode(self, correct: int) -> Mode:
         most, on, off, sft = next((row for row in self.table if correct <= row[0]), self.table[-1])
-        return Mode(f"{most}", {self.policy: on, self.off: off, self.expert: sft})
+        return Mode(f"{most}", {self.policy: on, self.off_policy: off, self.expert: sft})
 
 
 @ADJUSTMENTS.register("gate_below")
