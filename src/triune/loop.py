@@ -29,8 +29,8 @@ from triune.rollout.remembers import go_back, state_of
 from triune.runtime.process import Clock, Interrupt, Interrupted
 from triune.serve.build import build_judge
 from triune.train import checkpoint, startup
-from triune.train.learner import Update
 from triune.train.position import Position
+from triune.train.update import Update
 from triune.verify.guard import FailureGuard
 
 
@@ -66,7 +66,7 @@ class Loop:
 
         def fresh() -> Sequence[Scored]:
             self.batches += 1
-            samples = self.mixture.batch(self.batches)
+            samples = self.update.admit(self.mixture.batch(self.batches, known), progress)
             clock.tick("data")
             try:
                 return judged(samples)
@@ -74,7 +74,10 @@ class Loop:
                 return judged(self.usable(samples))
 
         def judged(samples: Sequence[Sample]) -> Sequence[Scored]:
-            self.family.begin_step([*known, *samples])
+            if not samples:
+                return []
+            if not known:  # a later batch adds to what the step holds of media
+                self.family.begin_step(samples)
             rule = SamplingRule(temperature=recipe.rollout.temperature)  # type: ignore[attr-defined]
             demand = Demand(recipe.train.rollouts_per_prompt, rule, recipe.seed, self.done, progress)
             demand = self.update.demand(demand, samples)
@@ -92,7 +95,7 @@ class Loop:
             ]
 
         report = self.update.step(fresh, recipe, progress)
-        clock.tick("update", sum(self.family.cost(one.trajectory) for one in report.scored))
+        clock.tick("update", sum(self.family.cost(one.trajectory) for one in report.trained))
         self.done += 1
         self.generator.load(self.done)
         self.monitor.log_step(

@@ -144,7 +144,7 @@ def test_looking_at_a_bad_row_before_the_run_does_not_count_it(
 ):
     with Loop(stored_rows(recipe_file, rows_with_a_bad_one, "skip"), tmp_path / "run") as loop:
         bad = next(s for s in map(loop.mixture.sources[0].sample, range(6)) if s.id.endswith("3"))
-        loop.mixture.batch = lambda step: [bad, *(loop.mixture.draw(n) for n in range(6))]  # type: ignore[method-assign]
+        loop.mixture.batch = lambda number, earlier=(): [bad, *(loop.mixture.draw(n) for n in range(6))]  # type: ignore[method-assign]
         loop.check()
         assert not loop.skipped
         loop.step()

@@ -30,7 +30,8 @@ from triune.rollout.generator import Demand, Episode
 from triune.rollout.plan import by_group, run_plan
 from triune.testing.table import TableFamily, recipe, scored, share, trajectory
 from triune.train.batching import join, rewards
-from triune.train.learner import Learner, Report
+from triune.train.learner import Learner
+from triune.train.update import Report
 from triune.verify.boxes import DYNAMIC_IOU
 from triune.verify.judge import Judge
 from triune.verify.verifier import Context, GroupVerifier, NoParams, Score, Unavailable, Verifier, verifiers

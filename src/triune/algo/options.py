@@ -53,7 +53,14 @@ class Options(Frozen):
 
 
 class CollectOptions(Options):
-    """What a step is made of: asked before its rollouts are drawn, beside them, and after they were judged."""
+    """What a step is made of: asked before its rollouts are drawn, beside them, and after they were judged.
+
+    Called with the batches of a step in order. What `admit` or `select` leaves out is counted by the part.
+    """
+
+    def admit(self, samples: Sequence[Sample], progress: Progress) -> list[Sample]:
+        """The prompts of a batch that rollouts are drawn for."""
+        return list(samples)
 
     def demand(self, demand: Demand, samples: Sequence[Sample]) -> Demand:
         """What is asked of the generator for these samples."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from triune.algo.advantage import group_index
+from triune.algo.collect.replay import LAG
 from triune.algo.options import TermOptions
 from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, segment_sum
@@ -95,12 +96,17 @@ def by_source(batch: Batch, live: Tensor, values: Mapping[str, Tensor], **labels
     return out
 
 
+def replayed(batch: Batch) -> Tensor:
+    """Which rows are not of this step but replayed, bool[B]."""
+    return torch.tensor([LAG in one.resolved for one in batch.trajectories], dtype=torch.bool)
+
+
 def watched(micro: Batch, current: Evaluated, first: bool) -> list[Metric]:
-    """What is always measured of a micro-batch's sampled decisions, per source: their entropy where it was evaluated, and,
-    while the weights have not moved (`first`), the learner's log-probs against the engine's."""
+    """What is always measured of the decisions that the policy sampled in this step, per source: their entropy where it was
+    evaluated, and, while the weights have not moved (`first`), the learner's log-probs against the engine's."""
     values = {}
     if first:
         values["sampling/sampling_logp_difference"] = (current.logp.detach() - micro.logp_behavior).abs()
     if current.entropy is not None:
         values["entropy"] = current.entropy
-    return by_source(micro, micro.sampled, values)
+    return by_source(micro, micro.sampled & ~replayed(micro)[micro.trajectory], values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -69,18 +70,22 @@ class Mixture:
             found[source.name] = digest.hexdigest()
         return found
 
-    def batch(self, step: int) -> list[Sample]:
-        """The samples of step number `step`, counted from 1."""
-        if step < 1:
-            raise ValueError(f"steps count from 1, got {step}")
-        start = (step - 1) * self.prompts_per_step
-        drawn = [self.draw(start + i) for i in range(self.prompts_per_step)]
-        # A small source may come round twice in one step: the second time is a group, and seeds, of its own.
-        seen: Counter[str] = Counter()
-        for i, sample in enumerate(drawn):
-            seen[sample.id] += 1
-            if seen[sample.id] > 1:
-                drawn[i] = sample.model_copy(update={"id": f"{sample.id}~{seen[sample.id]}"})
+    def batch(self, number: int, earlier: Sequence[Sample] = ()) -> list[Sample]:
+        """The samples of batch number `number`, counted from 1; `earlier` are those of other batches of the same step."""
+        if number < 1:
+            raise ValueError(f"batches count from 1, got {number}")
+        start = (number - 1) * self.prompts_per_step
+        taken = {sample.id for sample in earlier}
+        drawn = []
+        for i in range(self.prompts_per_step):
+            sample = again = self.draw(start + i)
+            # A small source may come round twice in one step: the second time is a group, and seeds, of its own.
+            for count in itertools.count(2):
+                if again.id not in taken:
+                    break
+                again = sample.model_copy(update={"id": f"{sample.id}~{count}"})
+            taken.add(again.id)
+            drawn.append(again)
         return drawn
 
     def draw(self, number: int) -> Sample:

@@ -120,7 +120,8 @@ def merge(metrics: Iterable[Metric], by: Sequence[str] | None = None) -> list[Me
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One judged rollout. `reason` says why it left the loss or the baseline, '' if it is in both."""
+    """One judged rollout. `reason` says why it left the loss or the baseline, '' if it is in both. `drawn`: the policy drew
+    it for this step; if not (a demonstration, a replayed success), it says nothing of how good the policy is."""
 
     sample: Sample
     trajectory: Trajectory
@@ -129,6 +130,7 @@ class Scored:
     in_loss: bool = True
     in_baseline: bool = True
     reason: str = ""
+    drawn: bool = True
 
     @property
     def prompt_tokens(self) -> int | None:

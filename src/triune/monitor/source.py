@@ -48,6 +48,8 @@ def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_
             values.at["component"] = component
             _add_placed(values, one)
             continue
+        if not one.drawn:
+            continue  # replayed: no measure of the policy either
         _add_verdict(values, one)
         _add_response(values, one, words)
         if one.in_baseline and one.verdict.reward is not None:

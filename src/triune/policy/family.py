@@ -40,7 +40,8 @@ class Family(Protocol):
         ...
 
     def begin_step(self, samples: Sequence[Sample]) -> None:
-        """Called once per step before anything else: drop the last step's caches, make these samples' media known."""
+        """Called before a step's first batch: drop the last step's caches, make these samples' media known. Media of later
+        batches become known beside them, where `check` or the generator meets them."""
         ...
 
     def cost(self, trajectory: Trajectory) -> int:

@@ -1,14 +1,13 @@
 """The learner: one step of policy optimisation over freshly judged episodes, whatever the policy's family.
 
-This is one implementation of `Update`, the single thing that `loop.py` calls to learn.
+This is one implementation of `Update` (train/update.py), the single thing that `loop.py` calls to learn.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -24,33 +23,11 @@ from triune.core.schedule import Progress
 from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Episode
-from triune.train.batching import Budget, cut, join, laid_out, per_trajectory, rewards, spans, split, weigher
+from triune.train.batching import Budget, cut, join, laid_out, rewards, spans, split, weigher
+from triune.train.gather import Gathering
 from triune.train.optim import Optimizer
+from triune.train.update import Report
 from triune.train.views import Views, staged
-
-
-@dataclass(slots=True)
-class Report:
-    """What an update did: the step's rollouts with their fate, their advantages, and the learner's own metrics."""
-
-    scored: list[Scored]
-    advantages: list[float]
-    metrics: list[Metric]
-
-
-class Update(Protocol):
-    """`source` yields the step's judged rollouts when called, each time those of fresh prompts; an update calls it as
-    often as it needs. `demand` and `place` say what else is to be generated and judged for these samples."""
-
-    def demand(self, demand: Demand, samples: Sequence[Sample]) -> Demand: ...
-
-    def place(self, samples: Sequence[Sample], demand: Demand) -> list[list[Episode]]: ...
-
-    def step(self, source: Callable[[], Sequence[Scored]], recipe: Recipe, progress: Progress) -> Report: ...
-
-    def state(self) -> dict[str, object]: ...
-
-    def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
 class Learner:
@@ -60,6 +37,7 @@ class Learner:
     def __init__(self, family: Family, recipe: Recipe, exact: bool) -> None:
         self.family, self.views = family, Views(family, recipe.seed, exact)
         self.parts: dict[str, Options] = {}
+        self.placed: set[str] = set()
         for each in (*staged(recipe), recipe):  # what a later stage cannot have is an error now
             self.follow(each)
         self.optimizer = Optimizer(family.modules(), recipe.train)
@@ -87,23 +65,32 @@ class Learner:
         needs = frozenset().union(*(part.needs for part in self.parts.values()))
         self.views.need(algo.parts("views"), needs)
 
+    def admit(self, samples: Sequence[Sample], progress: Progress) -> list[Sample]:
+        kept = list(samples)
+        for part in self.collect.values():
+            kept = part.admit(kept, progress)
+        return kept
+
     def demand(self, demand: Demand, samples: Sequence[Sample]) -> Demand:
         for part in self.collect.values():
             demand = part.demand(demand, samples)
         return demand
 
     def place(self, samples: Sequence[Sample], demand: Demand) -> list[list[Episode]]:
-        return [row for part in self.collect.values() for row in part.place(samples, demand, self.family)]
+        rows = [row for part in self.collect.values() for row in part.place(samples, demand, self.family)]
+        self.placed.update(episode.trajectory.id for row in rows for episode in row)
+        return rows
 
     def step(self, source: Callable[[], Sequence[Scored]], recipe: Recipe, progress: Progress) -> Report:
         if recipe.algo is not self.algo:
             self.follow(recipe)
         self.optimizer.freeze(recipe.train.freeze, [p.alone(progress) for p in self.parts.values()])
-        metrics: list[Metric] = []
-        fresh = source()
-        for collector in self.collect.values():
-            fresh, said = collector.select(fresh, source, progress)
-            metrics += said
+        self.placed.clear()
+        gathering = Gathering(source, self.collect, progress, self.placed)
+        fresh, others = gathering.trained(), gathering.others()
+        metrics = gathering.metrics
+        if not fresh:  # nothing to learn from: the weights stay as they are
+            return Report.of(None, others, self.observed(metrics))
         count = recipe.train.minibatches_per_step
         scored, parts, minibatches, over = split(
             fresh, weigher(self.family), count, self.budget, self.objective.couples
@@ -126,16 +113,15 @@ class Learner:
             metrics += [scalar(f"loss/{name}", value) for name, value in losses.items()]
             done = self.optimizer.step(recipe.train.optimizer, progress.step, recipe.train.total_steps)
             metrics += done.metrics()
-        metrics += [scalar("grad_skipped", self.optimizer.skipped), *self.views.end(micros, progress)]
-        merged = merge(metrics)
+        metrics += self.views.end(micros, progress)
+        return Report.of(step, others, self.observed(metrics))
+
+    def observed(self, metrics: Sequence[Metric]) -> list[Metric]:
+        """A step's metrics, after every part has seen them."""
+        merged = merge([*metrics, scalar("grad_skipped", self.optimizer.skipped)])
         for part in self.parts.values():
             part.observe(merged)
-        credit = step.credit
-        kept = [
-            Scored(o.sample, o.trajectory, o.outcome, o.verdict, bool(a), bool(b), why)
-            for o, a, b, why in zip(scored, credit.in_loss, credit.in_baseline, credit.reasons, strict=True)
-        ]
-        return Report(kept, per_trajectory(step.batch, credit.advantage), merged)
+        return merged
 
     def credited(
         self, micros: Sequence[Batch], scored: Sequence[Scored], progress: Progress, metrics: list[Metric]

@@ -10,6 +10,7 @@ import torch
 from triune.algo.options import ViewOptions
 from triune.algo.types import Batch, Evaluated
 from triune.algo.views.frozen import FrozenPolicy
+from triune.algo.weights import replayed
 from triune.core.errors import RecipeError
 from triune.core.recipe import Recipe
 from triune.core.schedule import Progress
@@ -138,6 +139,9 @@ class Views:
                 asked = "current" if name == "old" else name
                 seen = [self.family.evaluate(micro, want=self.wanted[name], view=asked) for micro in micros]
             views[name] = _joined(seen)
+        # What older weights drew, and is replayed, is clipped against those weights.
+        stored = replayed(whole)[whole.trajectory]
+        views["old"].logp = torch.where(stored, whole.logp_behavior, views["old"].logp)
         return views
 
     def now(self, micro: Batch) -> dict[str, Evaluated]:

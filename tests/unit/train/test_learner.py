@@ -17,7 +17,8 @@ from triune.core.verdict import Component, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.testing.table import TableFamily, batch_of, recipe, scored, trajectory
 from triune.train.batching import Budget, rewards, split
-from triune.train.learner import Learner, Report
+from triune.train.learner import Learner
+from triune.train.update import Report
 
 FIRST = Progress(step=1, total_steps=10)
 
