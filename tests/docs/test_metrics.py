@@ -98,6 +98,24 @@ def shaped(run_dir: Path) -> None:
         loop.step()
 
 
+def corrected(run_dir: Path) -> None:
+    """Weights, rejections and masks for an engine that differs from the learner, and every way to look at a ratio."""
+    recipe = Recipe.load(
+        find_recipe("quickstart"),
+        (
+            *KEYS,
+            "data.sources=[{name: embedded/counting/*}]",
+            "algo.adjust={weights: {kind: mismatch, level: token, mode: mask, cap: 2.0, floor: 0.5}, reject: {kind: reject, "
+            "level: token, form: k3, high: 0.1}, stale: {kind: stale, max_lag: 4}, certain: {kind: top_entropy, share: 0.5}, "
+            "cov: {kind: clip_cov}}",
+            "algo.terms=[{kind: ppo_clip, ratio: sequence_geomean, dual: 3.0, max_drift: 0.5}, {kind: topr, against: old}, "
+            "{kind: kl, form: k2, view: old}, {kind: entropy, form: sampled, coef: 0.01}]",
+        ),
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.step()
+
+
 class Fragile:
     """Counts as a tool call; every third world breaks."""
 
@@ -189,7 +207,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS._items, "fragile", Fragile)
         patch.setitem(ADVANTAGES._items, "forgetful", Forgetful)
-        for make in (seeing, shaped, troubled, acting):
+        for make in (seeing, shaped, corrected, troubled, acting):
             make(folder / make.__name__)
             for name, labels in logged(folder / make.__name__).items():
                 names.setdefault(name, set()).update(labels)

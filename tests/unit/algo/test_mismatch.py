@@ -170,7 +170,7 @@ def test_rejection(level: str, form: str, bounds: dict[str, float], gone: list[i
     credit, said = adjusted({"kind": "reject", "level": level, "form": form, **bounds}, given)
     assert credit.masked is not None
     assert credit.masked.int().tolist() == gone
-    assert said[f"reject/{level}_{form}/share", "odd"].mean == gone[3]
+    assert said[f"rejected/{level}_{form}", "odd"].mean == gone[3]
     weight = share(given.batch, credit).weight
     assert (weight > 0).tolist() == [not g for g in gone]
 

@@ -92,7 +92,7 @@ class ClipCov(AdjustOptions):
         gone = torch.zeros_like(live)
         gone[able[torch.randperm(len(able), generator=generator)[:number]]] = True
         silence(step.credit, gone, leave_denominators=False)
-        return by_source(step.batch, live, {"covariance": found, "clip_cov/silenced": gone})
+        return by_source(step.batch, live, {"clip_cov/covariance": found, "clip_cov/silenced": gone})
 
 
 def covariance(advantage: Tensor, logp: Tensor, live: Tensor) -> Tensor:

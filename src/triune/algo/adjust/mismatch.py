@@ -179,7 +179,7 @@ class Reject(Compare):
             gone = live & (value > self.high)
         credit.masked = gone if credit.masked is None else credit.masked | gone
         name = f"{self.level}_{self.form}"
-        return by_source(batch, live, {f"reject/{name}": value, f"reject/{name}/share": gone})
+        return by_source(batch, live, {f"reject/{name}": value, f"rejected/{name}": gone})
 
     def _over_row(self, step: Step, live: Tensor, value: Tensor) -> Tensor:
         if self.level == "token":

@@ -56,4 +56,4 @@ class TOPR(PolicyTerm):
         )
 
     def metrics(self, seen: Compared) -> dict[str, Tensor]:
-        return {"taper": self.gradient_weight(seen)}
+        return {"policy_weight": self.gradient_weight(seen)}

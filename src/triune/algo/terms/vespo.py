@@ -41,4 +41,4 @@ class VESPO(PolicyTerm):
         return (lam + k * logs - lam * logs.exp()).exp()
 
     def metrics(self, seen: Compared) -> dict[str, Tensor]:
-        return {"gate": self.gradient_weight(seen)}
+        return {"policy_weight": self.gradient_weight(seen)}
