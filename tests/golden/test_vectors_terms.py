@@ -16,7 +16,7 @@ from torch import Tensor
 
 from triune.algo.kl import divergence, estimate
 from triune.algo.objective import Objective
-from triune.algo.options import ADJUSTMENTS, ADVANTAGES
+from triune.algo.options import ADJUSTMENTS, ADVANTAGES, PolicyGradient
 from triune.algo.step import Step
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.schedule import Progress
@@ -147,6 +147,35 @@ def test_policy_loss_and_its_gradient(name: str) -> None:
     loss, gradient = loss_and_gradient(case, terms(case), behavior=behavior)
     assert close(loss, case["expected"]["loss"])
     assert close(gradient, flat(case["expected"]["grad_logp"]).tolist())
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "changes"),
+    [
+        ("grpo", "loss.grpo_original.k3_0.04", {}),
+        ("v-triune-script", "loss.vtriune_script", {}),
+        ("dr-grpo-verl", "loss.drgrpo.verl", {"constant": 4}),
+        ("dapo", "loss.dapo", {"terms": {"policy": {"dual": 3.0}}}),
+        ("gspo", "loss.gspo.3e-4_4e-4", {}),
+        ("cispo", "loss.cispo.band", {}),
+        ("topr", "loss.topr.sequence", {}),
+        ("dppo", "loss.prime_rl_default", {}),
+        ("reinforce", "loss.rloo.reinforce", {}),
+    ],
+)
+def test_presets_have_the_loss_of_what_they_are_named_after(
+    preset: str, name: str, changes: dict[str, Any]
+) -> None:
+    case = CASES[name]
+    algo = PolicyGradient.model_validate({"kind": "policy_gradient", "preset": preset, **changes})
+    batch, rewards = made("rollout_logp" if "rollout_logp" in case["params"].get("ratio", "") else "old_logp")
+    views = {"old": Evaluated(flat(B1["old_logp"])), "reference": Evaluated(flat(B1["ref_logp"]))}
+    logp = flat({**B1, **case.get("inputs", {})}["logp"]).requires_grad_()
+    total = Objective(algo).whole(batch, credit(batch, rewards, case), Evaluated(logp), views).total
+    total.backward()
+    assert logp.grad is not None
+    assert close(total.detach(), case["expected"]["loss"])
+    assert close(logp.grad, flat(case["expected"]["grad_logp"]).tolist())
 
 
 def test_the_ratio_of_a_sequence() -> None:

@@ -307,6 +307,20 @@ def test_kl_cov_holds_back_the_decisions_of_largest_covariance_alone() -> None:
     assert logp.grad.tolist() == pytest.approx([1 / 6 if i == best else 0.0 for i in range(6)])
 
 
+def test_kl_cov_never_picks_a_decision_outside_the_loss() -> None:
+    """Two decisions whose covariance is negative, and a placed one, which counts 0."""
+    batch = Batch.of([trajectory([1, 1, 1], forced=[True, False, False], logp=[0.0, -1.0, -2.0])], None)
+    credit = Credit(torch.tensor([0.0, -1.0, 1.0]), ONES[:1], ONES[:1], [""], ~ONES[:1])
+    logp = torch.tensor([-9.0, -0.5, -1.5], requires_grad=True)
+    old = Evaluated(torch.tensor([-1.0, -1.0, -2.0]))
+    Objective.of([{"kind": "kl_cov", "top": 1e-9}]).whole(
+        batch, credit, Evaluated(logp), {"old": old}
+    ).total.backward()
+    assert logp.grad is not None
+    assert sorted(logp.grad.tolist()) == pytest.approx([0.0, 0.0, 0.5])
+    assert logp.grad[0] == 0.0
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -41,7 +41,7 @@ class Compared:
         return ratio(self.batch, self.live, self.logs, level)
 
     def slope(self, level: Level) -> Tensor:
-        """Derivative of the ratio by its own log, [N], detached: the ratio, or 0 where the clamp holds it."""
+        """Derivative of the row's ratios by one log-ratio, [N], detached: see `triune.algo.ratio.slope`."""
         return slope(self.batch, self.live, self.logs.detach(), level)
 
 
