@@ -106,6 +106,10 @@ def test_extras_are_what_is_provided(name: str) -> None:
         assert given is not None
         assert given.isfinite().all()
         assert given.requires_grad
+    if "collision" in family.provides:
+        seen = family.evaluate(batch, want=frozenset({"collision", "distribution"})).extras
+        expected = seen["distribution"].exp().square().sum(-1)
+        assert torch.allclose(seen["collision"], expected, atol=1e-6)
 
 
 @families

@@ -17,9 +17,10 @@ from triune.algo.options import ADVANTAGES, SHAPES, PolicyGradient
 from triune.algo.step import Step
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.core.schedule import Progress
-from triune.core.verdict import Component, Verdict
+from triune.core.verdict import Component, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.testing.table import batch_of, scored, trajectory
+from triune.testing.table import verdict as judgement
 from triune.train.batching import rewards
 from triune.verify.orders import kendall
 
@@ -168,6 +169,25 @@ def test_a_moving_baseline_by_hand() -> None:
     batch, said, mask = packed(B1)
     found = credit({"kind": "ema"}, batch, said)
     check({"expected": {"advantages": [1.0, -0.05, 0.5525, 0.024875]}}, found, batch, mask)
+
+
+@pytest.mark.parametrize(("tail", "last"), [("zero", 0.0), ("raw", 0.6)])
+def test_the_optimal_token_baseline(tail: str, last: float) -> None:
+    """Numbers of verl's own function (commit b178a3cd) on B1's old log-probs, with .2 of the first reward at its first
+    token; `raw` is its handle_zero_tail."""
+    mask = torch.tensor(B1["response_mask"]).bool()
+    rows = [trajectory([1] * int(m.sum()), id=f"{i}") for i, m in enumerate(mask)]
+    event = RewardEvent(decision=0, name="check", value=0.2)
+    said = [judgement(f"{i}", r, (event,) if i == 0 else ()) for i, r in enumerate([1.2, *B1["rewards"][1:]])]
+    batch = Batch.of(rows, None)
+    collision = torch.tensor([0.3, 0.5, 0.2, 0.4, 0.3, 0.6, 0.15, 0.3, 0.4, 0.25])
+    old = Evaluated(torch.tensor(B1["old_logp"]).double()[mask], extras={"collision": collision})
+    found = ADVANTAGES["token_baseline"](tail=tail)(batch, rewards(batch, said), {"old": old})
+    expected = [
+        0.7697920379, 0.5052981124, 0.1976096501, -0.4302079621, -0.4947018876,
+        0.1697920379, 0.1052981124, -0.2023903499, last, -0.3302079621,
+    ]  # fmt: skip
+    assert close(found.advantage, expected)
 
 
 def test_a_group_of_one() -> None:

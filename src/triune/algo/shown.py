@@ -29,7 +29,7 @@ KINDS: Mapping[str, Registry[Any]] = {
     "adjust": ADJUSTMENTS,
     "terms": TERMS,
 }
-EXTRAS = frozenset({"entropy", "value", "distribution"})
+EXTRAS = frozenset({"entropy", "value", "distribution", "collision"})
 """What a term may want of the pass that is trained anyway: no further one."""
 
 

@@ -30,7 +30,7 @@ from triune.policy.critic import FILE as CRITIC_FILE
 from triune.policy.critic import Critic
 from triune.policy.frozen import frozen
 from triune.policy.layout import Layout, Level, lay_out, weigh
-from triune.policy.logprob import chosen_logprobs, rule_logprobs
+from triune.policy.logprob import chosen_logprobs, collisions, rule_logprobs
 from triune.policy.masks import Inputs, masks
 from triune.policy.media import Pictures, check_counts
 from triune.policy.options import LanguageOptions
@@ -52,7 +52,7 @@ class LanguageFamily:
     `exact`: float32, so that an engine that uses these weights gives the learner's log-probs.
     """
 
-    provides = frozenset({"entropy", "distribution"})
+    provides = frozenset({"entropy", "distribution", "collision"})
     views = LanguageOptions.views
     lora: Lora | None = None
     critic: Critic | None = None
@@ -391,6 +391,12 @@ class LanguageFamily:
             ]
             said = parts[0] if len(parts) == 1 else torch.cat(parts)[torch.cat(order).argsort()]
             found.extras = {"distribution": said.to(home)}
+        if "collision" in want:
+            same = torch.zeros_like(logp)
+            for number, rule in enumerate(layout.rules):
+                mine = (layout.rule == number).nonzero()[:, 0].to(self.device)
+                same = same.index_copy(0, mine, collisions(picked[mine], self.head, rule))
+            found.extras = {**found.extras, "collision": same.to(home)}
         return found
 
     def read(self, batch: Batch) -> Tensor:

@@ -117,3 +117,17 @@ def chosen_logprobs(
         else:
             parts.append(_score(piece, head, chosen, rule, entropy))
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+@torch.no_grad()
+def collisions(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], rule: SamplingRule, *, kept_bytes: int = KEPT_BYTES
+) -> Tensor:
+    """The chance that two draws from a decision's distribution agree, sum over the vocabulary of p^2: f32[N], no gradient.
+
+    Projects on the vocabulary anew, in chunks, some `kept_bytes` at a time.
+    """
+    if not len(hidden):
+        return hidden.new_zeros(0, dtype=torch.float32)
+    chunk = max(1, kept_bytes // (16 * head(hidden[:1]).shape[-1]))
+    return torch.cat([_scores(head(part), rule).softmax(-1).square().sum(-1) for part in hidden.split(chunk)])

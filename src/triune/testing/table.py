@@ -54,7 +54,7 @@ class TableFamily:
     id 0 in its place.
     """
 
-    provides = frozenset({"entropy", "value", "distribution"})
+    provides = frozenset({"entropy", "value", "distribution", "collision"})
     views = TableOptions.views
     frame: Frame = "pixels_original"
     window = 1 << 20
@@ -132,11 +132,12 @@ class TableFamily:
             spread.append(rule_logprobs(self.table(before[at - 1]), one.rules[0][1]))
             chosen.append(ids[at.long()])
         distribution, ids = torch.cat(spread), torch.cat(chosen)
+        extras = {"distribution": distribution, "collision": distribution.detach().exp().square().sum(-1)}
         return Evaluated(
             distribution.gather(1, ids[:, None])[:, 0],
             torch.special.entr(distribution.exp()).sum(-1) if "entropy" in want else None,
             self.critic(batch.payload)[:, 0] if "value" in want else None,
-            extras={"distribution": distribution} if "distribution" in want else {},
+            extras={name: values for name, values in extras.items() if name in want},
         )
 
     def save(self, path: Path) -> None:

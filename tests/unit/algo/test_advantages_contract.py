@@ -54,11 +54,13 @@ class Rows:
         return self
 
     def group(self, name: str, rewards: Sequence[float | None], greedy: float | None = 0.5) -> Rows:
-        """A group with its greedy answer, and with the opponent that one estimator compares it with."""
+        """A group with its greedy answer, and with the opponent or the hinted rollout that one estimator is about."""
         for rank, reward in enumerate(rewards):
             self.add(f"{name}{rank}", reward, group=name, rank=rank, sample=name)
         if self.name == "versus":
             self.add(f"{name} other", 0.5, group=f"other {name}", sample=name, component="opponent")
+        if self.name == "prefix_rft":
+            self.add(f"{name} hinted", 0.75, group=name, rank=8, sample=name, forced=[True, False])
         return self.add(f"{name} greedy", greedy, group=name, rank=9, sample=name, component="baseline")
 
 
@@ -76,7 +78,8 @@ def estimate(estimator: Any, given: Rows, order: Sequence[int] | None = None) ->
     batch.value_trajectory, batch.value_turn = batch.trajectory, batch.turn
     logp = batch.logp_behavior
     extras = {name: torch.full_like(logp, 0.3) for name in ("collision", "distribution")}
-    view = Evaluated(logp, entropy=-logp, value=0.1 * logp, extras=extras)
+    entropy = torch.tensor([float(sum(map(ord, t.id)) % 7) for t in batch.trajectories])[batch.trajectory]
+    view = Evaluated(logp, entropy=entropy, value=0.1 * logp, extras=extras)
     needs = {need.split(".")[0] for need in estimator.needs} | {"old"}
     found: Credit = estimator(batch, rewards, dict.fromkeys(needs, view))
     return found
@@ -200,7 +203,7 @@ def test_an_episode_in_fragments_counts_once(name: str, options: dict[str, Any])
     found = per_row(credit, given)
     assert credit.in_loss[-1]
     assert not credit.in_baseline[-1]
-    if name in RANDOM | {"gae", "opo", "reinforce_pp", "reinforce_pp_baseline"}:
+    if name in RANDOM | {"gae", "opo", "reinforce_pp", "reinforce_pp_baseline", "token_baseline"}:
         return  # lengths, tokens and values of the row take part
     assert same({key: found[key] for key in ("a1", "a2")}, {key: before[key] for key in ("a1", "a2")})
     assert found["later"] == pytest.approx(before["a0"], rel=1e-5, abs=1e-6)

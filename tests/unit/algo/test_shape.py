@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +19,9 @@ from triune.core.schedule import Progress
 from triune.core.trajectory import Payload, Trajectory
 from triune.core.verdict import RewardEvent
 from triune.monitor.metric import Metric, Scored
-from triune.testing.table import scored, trajectory
+from triune.testing.table import TableFamily, recipe, scored, trajectory
 from triune.train.batching import rewards
+from triune.train.learner import Learner
 
 KINDS: dict[str, dict[str, Any]] = {
     "kl_in_reward": {"coef": 0.1},
@@ -289,3 +291,103 @@ def test_an_order_that_goes_in_a_circle_has_win_rates() -> None:
     credit = ADVANTAGES["group"](scale="none")(step.batch, step.rewards, {})
     assert credit.advantage.tolist() == [0.0, 0.0, 0.0]
     assert credit.degenerate.tolist() == [True]
+
+
+# -- through the learner -------------------------------------------------------------------------------------------
+
+
+def trained(shape: dict[str, Any], steps: int, *, advantage: str = "reinforce_pp") -> Learner:
+    """Steps on rollouts that the policy of the moment samples, all rewarded for token 1 after token 0."""
+    family = TableFamily()
+    plan = recipe(
+        algo={
+            "shape": shape,
+            "advantage": {"kind": advantage},
+            "terms": {"policy": {"kind": "reinforce"}},
+            "views": {"reference": {"kind": "frozen"}},
+        },
+        total_steps=1000,
+        optimizer={"lr": 0.3, "warmup_fraction": 0.0},
+    )
+    learner = Learner(family, plan, exact=True)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(1, steps + 1):
+        logp = family.table.weight[0].detach().log_softmax(-1)
+        tokens = torch.multinomial(logp.exp(), 16, True, generator=generator).tolist()
+        rows = [
+            trajectory([t], id=f"{i}", group=f"{i // 8}", rank=i % 8, logp=[float(logp[t])])
+            for i, t in enumerate(tokens)
+        ]
+        made = [scored(row, float(t == 1)) for row, t in zip(rows, tokens, strict=True)]
+        learner.step(lambda made=made: made, plan, Progress(step=number, total_steps=1000))  # type: ignore[misc]
+    return learner
+
+
+def reached(learner: Learner) -> float:
+    return float(learner.family.modules()["table"].weight[0].detach().softmax(-1)[1])
+
+
+@pytest.mark.parametrize("advantage", ["reinforce_pp", "rloo"])
+def test_the_price_of_distance_keeps_the_policy_near_its_reference(advantage: str) -> None:
+    """The optimum of reward - KL is the reference times exp(reward); without the price probability goes to 1."""
+    start = TableFamily().table.weight[0].detach().softmax(-1)
+    tilted = start * torch.exp(torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0]))
+    best = float((tilted / tilted.sum())[1])
+    free = reached(trained({}, 25, advantage=advantage))
+    held = reached(trained({"kl": {"kind": "kl_in_reward", "coef": 1.0}}, 25, advantage=advantage))
+    assert free > 0.9
+    assert held == pytest.approx(best, abs=0.12)
+    assert float(start[1]) < best < 0.5
+
+
+def test_the_controller_and_the_moving_baseline_go_on_after_a_resume() -> None:
+    def learner(steps: int) -> Learner:
+        return trained(
+            {"kl": {"kind": "kl_in_reward", "coef": 0.1, "target": 0.01, "horizon": 100}},
+            steps,
+            advantage="ema",
+        )
+
+    first = learner(5)
+    state = first.state()
+    assert set(state["parts"]) == {"advantage", "shape.kl"}  # type: ignore[call-overload]
+    again = learner(0)
+    again.restore(state)
+    assert again.parts["shape.kl"].state() == first.parts["shape.kl"].state() != {}
+    assert again.parts["advantage"].state() == first.parts["advantage"].state()
+    buffer = io.BytesIO()
+    torch.save(state["parts"], buffer)  # plain data: a checkpoint can hold it
+    buffer.seek(0)
+    assert torch.load(buffer, weights_only=True) == state["parts"]
+
+
+def moved(token_budget: int) -> torch.Tensor:
+    """The table after one step of two mini-batches on rollouts of several lengths."""
+    family = TableFamily()
+    plan = recipe(
+        algo={
+            "shape": {
+                "kl": {"kind": "kl_in_reward", "coef": 0.5},
+                "long": {"kind": "soft_overlong", "max_length": 3, "buffer": 2},
+                "length": {"kind": "length_penalty"},
+            },
+            "advantage": {"kind": "reinforce_pp", "gamma": 0.9},
+        },
+        token_budget=token_budget,
+        minibatches_per_step=2,
+    )
+    learner = Learner(family, plan, exact=False)
+    with torch.no_grad():  # away from the reference, which is the policy at the start
+        family.table.weight += 0.3 * torch.randn(5, 5, generator=torch.Generator().manual_seed(7))
+    made = [
+        scored(trajectory([(i + k) % 5 for k in range(1 + i % 3)], id=f"{i}", group=f"{i // 3}"), i / 6)
+        for i in range(6)
+    ]
+    learner.step(lambda: made, plan, Progress(step=1, total_steps=10))
+    return family.table.weight.detach()
+
+
+def test_shapes_do_not_depend_on_the_micro_batches() -> None:
+    whole = moved(1 << 30)
+    assert torch.allclose(moved(4), whole, atol=1e-6)  # a rollout each
+    assert torch.allclose(moved(9), whole, atol=1e-6)

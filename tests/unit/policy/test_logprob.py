@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from triune.core.trajectory import SamplingRule
-from triune.policy.logprob import chosen_logprobs, rule_logprobs
+from triune.policy.logprob import chosen_logprobs, collisions, rule_logprobs
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0, -1.0, 3.0], [0.0, 0.5, -0.5, 4.0, 1.0]])
 
@@ -90,3 +90,15 @@ def test_nothing_to_score() -> None:
         torch.zeros(0, 3), torch.nn.Identity(), torch.zeros(0, dtype=torch.long), SamplingRule()
     )
     assert logp.shape == entropy.shape == (0,)
+
+
+def test_the_chance_that_two_draws_agree() -> None:
+    """sum p^2 of the distribution that the rule describes, in chunks, without gradient."""
+    hidden = torch.randn(7, 5, requires_grad=True)
+    for rule in (SamplingRule(), SamplingRule(temperature=0.5, banned=(1,))):
+        expected = rule_logprobs(hidden, rule).exp().square().sum(-1)
+        for kept in (1, 1 << 20):
+            found = collisions(hidden, lambda x: x, rule, kept_bytes=kept)
+            assert torch.allclose(found, expected)
+            assert not found.requires_grad
+    assert collisions(hidden[:0], lambda x: x, SamplingRule()).shape == (0,)
