@@ -43,6 +43,14 @@ class PrefixRFT(Estimator):
     def needs(self) -> frozenset[str]:
         return frozenset({"old.entropy"} if self.top_entropy < 1 else ())
 
+    @property
+    def batch_wide(self) -> bool:
+        return self.top_entropy < 1
+
+    @property
+    def keeps_equal(self) -> str:
+        return "what follows a prefix keeps its raw reward" if self.continuation == "raw" else ""
+
     def __call__(self, batch: Batch, rewards: Rewards, views: Mapping[str, Evaluated]) -> Credit:
         placed = prefixes(batch)
         hinted = segment_sum(placed.long(), batch.trajectory, len(batch.trajectories)) > 0
