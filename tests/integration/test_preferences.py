@@ -13,8 +13,8 @@ from triune.core.errors import DataError
 from triune.core.recipe import Recipe
 from triune.core.sample import Response, Sample
 from triune.data.source import EmbeddedSource
-from triune.evaluation.preferences import implied
 from triune.loop import Loop
+from triune.train.implied import implied
 
 NAME = "embedded/counting/shapes"
 
@@ -111,6 +111,7 @@ def test_pairs_made_from_verdicts_raise_the_reward(tmp_path: Path) -> None:
         {"preset": "ipo"},
         {"preset": "orpo"},
         {"preset": "vpo", "terms": {"value": {"alpha": 0.01}}},
+        {"preset": "opa-dpo"},
         {"preset": "copg", "terms": {"preference": {"beta": 0.5}}, "shape": {"labels": {"kind": "recorded"}}},
         {"terms": {"sft": {"kind": "imitation", "component": "policy"}}},
     ],
@@ -149,7 +150,43 @@ def test_a_sample_without_recorded_answers_is_refused_or_skipped(tmp_path: Path)
     refused = pytest.raises(DataError, match=f"{rows[3].id}.* has no `responses`")
     with Loop(recipe(tmp_path, algo, rows, train=train), tmp_path / "one") as loop, refused:
         loop.step()
+    torn = rows[0].responses[0].model_copy(update={"label": "rejected"})
+    rows[3] = rows[0].model_copy(update={"id": "torn", "responses": (*rows[0].responses, torn)})
+    refused = pytest.raises(DataError, match=r"'torn'.* is recorded twice")
+    with Loop(recipe(tmp_path, algo, rows, train=train), tmp_path / "two") as loop, refused:
+        loop.step()
     data = {"sources": [{"name": "shapes", "path": str(tmp_path / "rows.jsonl")}], "on_bad_row": "skip"}
-    with Loop(recipe(tmp_path, algo, rows, train=train, data=data), tmp_path / "two") as loop:
+    with Loop(recipe(tmp_path, algo, rows, train=train, data=data), tmp_path / "three") as loop:
         assert len(loop.step()) == 14
         assert loop.skipped == {"shapes": 1}
+
+
+def test_the_same_answer_to_another_picture_is_a_pair(tmp_path: Path) -> None:
+    """Rows of the true and of a corrupted picture: preferred by construction, apart from the other pairs, and told apart by
+    the policy that looks."""
+    rows = pairs("train", 16)
+    rows[0] = rows[0].model_copy(
+        update={
+            "responses": (
+                Response(text="\\boxed{9}", label="chosen", emphasis=((7, 8, 3.0),)),
+                *rows[0].responses,
+            )
+        }
+    )
+    rows[1] = rows[1].model_copy(update={"responses": rows[1].responses[1:]})
+    made = recipe(tmp_path, {"kind": "policy_gradient", "preset": "opa-dpo"}, rows)
+    with Loop(made, tmp_path / "run") as loop:
+        scored = loop.step()
+        by_component = {c: [o for o in scored if o.trajectory.component == c] for c in ("policy", "pictures")}
+        # 33 - 1 answers, of which 16 are chosen, and the demonstration of the sample that has none: each is seen twice.
+        assert [len(found) for found in by_component.values()] == [32, 34]
+        for one in by_component["pictures"]:
+            assert one.trajectory.resolved["preferred"] == 1.0 - one.trajectory.rank
+        twins = {one.trajectory.group: set[str]() for one in by_component["pictures"]}
+        for one in by_component["pictures"]:
+            twins[one.trajectory.group].update(one.trajectory.payload.media)
+        assert all(len(media) == 2 for media in twins.values())
+        (emphasised,) = [o for o in by_component["policy"] if o.trajectory.events]
+        assert [(e.name, e.value) for e in emphasised.trajectory.events] == [("emphasis", 3.0)]
+        names = loop.monitor.store.names()
+        assert {"picture_pairs/none", "emphasis", "recorded/unknown", "pairs/none"} <= set(names)

@@ -18,8 +18,8 @@ from triune.core.registry import Registry
 class PlugIn:
     """Marks a field whose options class is looked up by `kind` in a registry, named 'module:NAME'.
 
-    In a file: `{kind: NAME, option: value, ...}`, or NAME alone where every option has a default. An `optional` one
-    may be null.
+    In a file: `{kind: NAME, option: value, ...}`, or NAME alone where every option has a default. The kind may be left out
+    where there is only one. An `optional` one may be null.
     """
 
     registry: str
@@ -35,6 +35,8 @@ class PlugIn:
         if isinstance(value, BaseModel) or (value is None and self.optional):
             return value
         given = {"kind": value} if isinstance(value, str) else value
+        if isinstance(given, Mapping) and "kind" not in given and len(names := list(registry)) == 1:
+            given = {"kind": names[0], **given}  # there is nothing to choose
         if not isinstance(given, Mapping) or not isinstance(given.get("kind"), str):
             raise PydanticCustomError(
                 "plugin", "expected a name or {kind: NAME, ...}; {hint}", {"hint": registry.hint("")}

@@ -7,13 +7,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 from triune.core.errors import DataError
-from triune.core.sample import Sample
+from triune.core.sample import Response, Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
+from triune.core.verdict import RewardEvent
 from triune.rollout.generator import Demand, Episode, Generator
 from triune.rollout.placed import place
 
 Answers = Literal["responses", "expert"]
+EMPHASIS = "emphasis"
+"""Name of the events that hold the weight of a recorded answer's tokens; no check asks for them as rewards."""
 
 
 class Recorded:
@@ -57,23 +60,44 @@ class Recorded:
 
 def recorded(family: Any, sample: Sample, demand: Demand, answers: Answers = "responses") -> list[Episode]:
     """The recorded answers of a sample as episodes of one group. Raises DataError naming a sample that has none."""
-    texts = [answer.text for answer in sample.responses]
+    found = sample.responses
     if answers == "expert":
-        texts = [] if sample.expert is None else [sample.expert]
-    if not texts:
+        found = () if sample.expert is None else (Response(text=sample.expert),)
+    if not found:
         column = "`expert` answer" if answers == "expert" else "`responses`"
         raise DataError(
             f"sample {sample.id!r} has no {column}, and rollout.kind recorded draws none. Name their column in the adapter's "
             "options, or use another generator"
         )
-    return [_episode(family, sample, text, number, demand) for number, text in enumerate(texts)]
+    said: dict[str, Response] = {}
+    for answer in found:
+        other = said.setdefault(answer.text.strip(), answer)
+        if (other.label, other.score) != (answer.label, answer.score):
+            raise DataError(
+                f"sample {sample.id!r}: the answer {answer.text[:60]!r} is recorded twice, and not as equally good: there is no "
+                "preference in that"
+            )
+    return [_episode(family, sample, answer, number, demand) for number, answer in enumerate(found)]
 
 
-def _episode(family: Any, sample: Sample, text: str, number: int, demand: Demand) -> Episode:
-    made = place(family, sample, text, demand, component="policy", number=number)
+def _episode(family: Any, sample: Sample, answer: Response, number: int, demand: Demand) -> Episode:
+    made = place(family, sample, answer.text, demand, component="policy", number=number)
+    events = _emphasis(family, answer) if answer.emphasis else ()
     # Judged, and known again, by the text as it was recorded: decoding may spell it otherwise.
     return Episode(
         sample,
-        made.trajectory.model_copy(update={"rank": number}),
-        made.outcome.model_copy(update={"rank": number, "text": text}),
+        made.trajectory.model_copy(update={"rank": number, "events": events}),
+        made.outcome.model_copy(update={"rank": number, "text": answer.text}),
     )
+
+
+def _emphasis(family: Any, answer: Response) -> tuple[RewardEvent, ...]:
+    """The weight of every token that begins inside an emphasised span, at its decision; the others weigh 1."""
+    ids, events = family.encode(answer.text), []
+    for index, _ in enumerate(ids):
+        # A token begins where the text before it ends.
+        begins = len(family.decode(ids[:index]))
+        for start, end, weight in answer.emphasis:
+            if start <= begins < end:
+                events.append(RewardEvent(decision=index, name=EMPHASIS, value=weight))
+    return tuple(events)

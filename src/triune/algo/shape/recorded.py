@@ -11,12 +11,14 @@ from triune.algo.step import Step
 from triune.algo.types import Rewards
 from triune.core.sample import Response, Sample
 from triune.monitor.metric import Metric
+from triune.rollout.preferred import PREFERRED
 
 
 @SHAPES.register("recorded")
 class RecordedRewards(ShapeOptions):
     """The reward of a recorded answer is its `score`, or where the sample's answers have none, 1 if it was chosen and 0 if it
-    was rejected; an answer with neither abstains. Rollouts that the policy drew keep their verdict.
+    was rejected; an answer with neither abstains. Rows that a collector made for a comparison are worth what it says.
+    Rollouts that the policy drew keep their verdict.
 
     An answer is known by its text, as the generator `recorded` and the collectors keep it; `recorded/unknown` counts placed rows
     whose text is none of the sample's.
@@ -27,6 +29,9 @@ class RecordedRewards(ShapeOptions):
     def __call__(self, step: Step) -> tuple[Rewards, list[Metric]]:
         total, unknown = step.rewards.total.clone(), defaultdict[str, list[float]](list)
         for index, one in enumerate(step.scored):
+            if (made := one.trajectory.resolved.get(PREFERRED)) is not None:
+                total[index] = made
+                continue
             forced = one.trajectory.decisions.forced
             if not len(forced) or not bool(forced.all()) or not one.sample.responses:
                 continue
