@@ -9,23 +9,29 @@ import sqlite3
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from triune.algo.advantages.group import GroupRelative
+from triune.algo.collect.difficulty import PassRate
+from triune.algo.collect.dynamic_sampling import DynamicSampling
+from triune.algo.collect.replay import Replay
 from triune.algo.options import ADVANTAGES
 from triune.core.loading import find_recipe
 from triune.core.recipe import Recipe
 from triune.core.sample import Check, EnvSpec, Message, Sample, Text
-from triune.core.schedule import Linear
+from triune.core.schedule import Linear, Progress
 from triune.core.verdict import Call
 from triune.data import parquet
 from triune.data.mixture import Mixture
 from triune.envs import ENVIRONMENTS, Turn
 from triune.loop import Loop
+from triune.monitor.metric import Scored
+from triune.monitor.monitor import Monitor
 from triune.testing.actor import grid_samples
+from triune.testing.table import scored, trajectory
 
 from .pages import ROOT
 
@@ -198,6 +204,33 @@ def acting(run_dir: Path) -> None:
         loop.run()
 
 
+def collecting(run_dir: Path) -> None:
+    """Collectors over rollouts of a table: groups that teach nothing, successes to come back to, prompts to pass over."""
+
+    def group(prompt: str, rewards: Sequence[float], version: int = 0, **fields: Any) -> list[Scored]:
+        rows = (
+            trajectory(id=f"{prompt}{i}/{version}", group=prompt, sample=prompt, version=version, **fields)
+            for i in range(len(rewards))
+        )
+        return [scored(one, reward) for one, reward in zip(rows, rewards, strict=True)]
+
+    first, second = (Progress(step=n, total_steps=2) for n in (1, 2))
+    dull, sharp = group("a", [0, 0]), group("b", [0, 1])
+    metrics = DynamicSampling(max_batches=1, pad=True).select(dull + sharp, list, first)[1]
+    replay = Replay(capacity=1)
+    cut = group("c", [1, 1], step_offset=1)
+    metrics += replay.select(group("a", [1, 1]) + cut, list, first)[1]
+    metrics += replay.select(group("a", [0, 0], version=1), list, second)[1]
+    for revisit in (0.0, 1.0):
+        window = PassRate(low=0.5, revisit=revisit)
+        window.admit([dull[0].sample], first)
+        window.select(dull, list, first)
+        window.admit([dull[0].sample], second)
+        metrics += window.select([], lambda: dull + sharp, second)[1]
+    with Monitor(run_dir) as monitor:
+        monitor.log_step(1, "train", scalars=metrics)
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     """What small runs log, with mishaps that not every run has."""
@@ -207,7 +240,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS._items, "fragile", Fragile)
         patch.setitem(ADVANTAGES._items, "forgetful", Forgetful)
-        for make in (seeing, shaped, corrected, troubled, acting):
+        for make in (seeing, shaped, corrected, troubled, acting, collecting):
             make(folder / make.__name__)
             for name, labels in logged(folder / make.__name__).items():
                 names.setdefault(name, set()).update(labels)
