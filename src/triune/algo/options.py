@@ -212,8 +212,9 @@ class PolicyGradient(Frozen):
         from triune.core.loading import merge
 
         given = {key: _named(value) if key == "terms" else value for key, value in values.items()}
-        # Without its kind, a recipe that names the kind would replace the preset whole.
-        return merge({"kind": "policy_gradient", **load(str(values["preset"])).algo}, given)
+        # Without kind and preset, a recipe that names them would replace what the preset says whole.
+        named = {"kind": "policy_gradient", "preset": values["preset"]}
+        return merge({**named, **load(str(values["preset"])).algo}, given)
 
     @field_validator("terms", mode="before")
     @classmethod

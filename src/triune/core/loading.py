@@ -171,13 +171,16 @@ def tree(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def merge(under: Any, over: Any, key: Key = ()) -> Any:
     """`over` laid on `under`: mappings key by key, everything else replaced.
 
-    A plug-in of another `kind` replaces the one below it whole: its options would mean nothing to the new one.
+    A plug-in of another `kind` replaces the one below it whole: its options would mean nothing to the new one. So does a
+    mapping that names another `preset`: the parts of two update rules side by side are neither.
     """
     if isinstance(over, dict) and isinstance(under, str):  # `policy: nano` below `policy.option=...`
         under = {"kind": under}
     if isinstance(under, dict) and isinstance(over, dict):
         if "kind" in over and over["kind"] != under.get("kind"):
             return over
+        if over.get("preset") not in (None, under.get("preset")):
+            return {key: under[key] for key in ("kind",) if key in under} | over
         return under | {k: merge(under[k], v, (*key, k)) if k in under else v for k, v in over.items()}
     if isinstance(under, list) and isinstance(over, dict) and over and all(isinstance(i, int) for i in over):
         if max(over) >= len(under):

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
+from triune.algo.options import PolicyGradient
 from triune.core.describe import leaves
 from triune.core.errors import RecipeError
-from triune.core.loading import RecipeWarning
+from triune.core.loading import RecipeWarning, find_recipe
 from triune.core.recipe import Recipe
 from triune.core.schedule import Progress
 
@@ -111,6 +112,21 @@ def test_another_kind_replaces_a_plug_in_whole(load: Any) -> None:
     assert load("policy.kind=large", "policy.depth=3").policy.depth == 3
     assert load("policy={kind: large, depth: 3}").policy.depth == 3
     assert load("rollout.width=3").rollout.width == 3
+
+
+def test_a_preset_on_the_command_line_replaces_the_update_rule_of_the_file() -> None:
+    """Laid on one another, quickstart's surrogate would be trained beside the preset's, averaged as neither says."""
+    file = find_recipe("quickstart")
+    algo = Recipe.load(file, ("algo.preset=gspo", "algo.terms.policy.clip_high=0.001")).algo
+    assert isinstance(algo, PolicyGradient)
+    assert list(algo.terms) == ["policy"]
+    assert algo.terms["policy"]["ratio"] == "sequence_geomean"
+    assert algo.terms["policy"]["clip_high"] == 0.001
+    assert algo.aggregate == "seq-mean-token-mean"
+    again = Recipe.load(
+        file, ("algo={kind: policy_gradient, preset: gspo, terms: {policy: {clip_high: 0.001}}}",)
+    )
+    assert again.algo == algo
 
 
 @pytest.mark.parametrize(
