@@ -101,6 +101,20 @@ def replayed(batch: Batch) -> Tensor:
     return torch.tensor([LAG in one.resolved for one in batch.trajectories], dtype=torch.bool)
 
 
+def left_out(batch: Batch, credit: Credit) -> list[Metric]:
+    """What gives no gradient whatever the policy does: groups whose rewards, as they were shaped, do not differ, and sampled
+    decisions that are masked; shares per source."""
+    found: dict[str, dict[str, float]] = {}
+    index, _ = group_index(batch)
+    for row, one in enumerate(batch.trajectories):
+        if bool(credit.in_baseline[row]):
+            found.setdefault(one.source, {})[one.group] = float(credit.degenerate[index[row]])
+    metrics = [Metric.of("degenerate", groups.values(), source=source) for source, groups in found.items()]
+    if credit.masked is None:
+        return metrics
+    return metrics + by_source(batch, batch.sampled, {"dropped/decisions": credit.masked.float()})
+
+
 def watched(micro: Batch, current: Evaluated, first: bool) -> list[Metric]:
     """What is always measured of the decisions that the policy sampled in this step, per source: their entropy where it was
     evaluated, and, while the weights have not moved (`first`), the learner's log-probs against the engine's."""

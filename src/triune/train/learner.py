@@ -16,7 +16,7 @@ from triune.algo.options import CollectOptions, Options, PolicyGradient
 from triune.algo.share import Share, Span
 from triune.algo.step import Step
 from triune.algo.types import Batch, Evaluated
-from triune.algo.weights import by_source, watched
+from triune.algo.weights import left_out, watched
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
 from triune.core.schedule import Progress
@@ -137,8 +137,7 @@ class Learner:
         for adjust in self.adjust.values():
             metrics += adjust(step)
         metrics += credit.metrics
-        if credit.masked is not None:
-            metrics += by_source(whole, whole.sampled, {"dropped/decisions": credit.masked.float()})
+        metrics += left_out(whole, credit)
         return step
 
     def backward(

@@ -15,9 +15,10 @@ from triune.algo.advantages.returns import rewards_to_go
 from triune.algo.options import ADVANTAGES
 from triune.algo.types import Batch, Credit
 from triune.core.errors import RecipeError, TriuneError
+from triune.core.schedule import Progress
 from triune.core.trajectory import Trajectory
 from triune.core.verdict import Component, RewardEvent, Verdict
-from triune.testing.table import TableFamily, batch_of, recipe, trajectory, verdict
+from triune.testing.table import TableFamily, batch_of, recipe, scored, trajectory, verdict
 from triune.train.batching import rewards
 from triune.train.learner import Learner
 
@@ -360,3 +361,18 @@ def test_a_group_whose_greedy_answer_nobody_could_judge_leaves_the_loss() -> Non
     assert found.in_loss.tolist() == [False, False, True, False, True, False]
     assert found.in_baseline.tolist() == [False, False, False, False, True, False]
     assert found.advantage.tolist() == [0.0, 0.0, 0.0, 0.0, 0.0, 0.75, 0.0, 0.0]
+
+
+def test_groups_without_a_signal_are_counted_per_source() -> None:
+    family = TableFamily()
+    rows = [
+        scored(trajectory([1 + i % 2], id=f"{name}{i}", group=name, source=source, family=family), reward)
+        for name, source, totals in (
+            ("a", "one", [1.0, 0.0]), ("b", "one", [1.0, 1.0]), ("c", "two", [0.5]), ("d", "lost", [None, None])
+        )
+        for i, reward in enumerate(totals)
+    ]  # fmt: skip
+    plan = recipe()
+    report = Learner(family, plan, exact=True).step(lambda: rows, plan, Progress(step=1, total_steps=10))
+    found = {m.label("source"): m.mean for m in report.metrics if m.name == "degenerate"}
+    assert found == {"one": 0.5, "two": 1.0}

@@ -49,8 +49,8 @@ def whiten(values: Tensor, live: Tensor, eps: float) -> Tensor:
     chosen = values[live]
     if len(chosen) < 2 or bool(equal(chosen.min(), chosen.max())):
         return torch.zeros_like(values)
-    found = (values - chosen.mean()) * torch.rsqrt(chosen.var() + eps)
-    return torch.where(live, found, 0.0)
+    scale = torch.hypot(spread(chosen, 1), torch.tensor(eps, dtype=values.dtype).sqrt())
+    return torch.where(live, (values - chosen.mean()) / scale, 0.0)
 
 
 @dataclass(slots=True)
@@ -80,9 +80,8 @@ class Groups:
         in_loss, counted, reasons = membership(batch, rewards)
         index, count = group_index(batch)
         if singleton == "error":
-            _refuse_singletons(
-                batch, index, count, counted | (torch.tensor([r == "abstained" for r in reasons]))
-            )
+            abstained = torch.tensor([reason == "abstained" for reason in reasons])
+            _refuse_singletons(batch, index, count, counted | abstained)
         none = torch.zeros(count, dtype=torch.bool)
         blank = cls(
             batch, index, rewards.total, in_loss, counted, in_loss, reasons, none.double(), none, none
@@ -101,10 +100,8 @@ class Groups:
                 f"rollout {name!r} has the reward {float(reward[row])}, which nothing can be compared with"
             )
         members = segment_sum(counted.double(), self.index, len(self.members))
-        low, high = (
-            extreme("amin", reward, counted, self.index, len(members)),
-            extreme("amax", reward, counted, self.index, len(members)),
-        )
+        low = extreme("amin", reward, counted, self.index, len(members))
+        high = extreme("amax", reward, counted, self.index, len(members))
         alone = (members == 1) & (singleton == "raw")
         silent = ~alone & ((members < 2) | equal(low, high))
         return replace(
