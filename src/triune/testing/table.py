@@ -180,6 +180,7 @@ def trajectory(
     turn: Sequence[int] | int = 0,
     forced: Sequence[bool] | bool = False,
     version: Sequence[int] | int = 0,
+    media: Sequence[str] = (),
     family: TableFamily | None = None,
     **fields: Any,
 ) -> Trajectory:
@@ -195,7 +196,7 @@ def trajectory(
     } | fields
     whole = np.asarray([*prompt, *ids], np.int32)
     arrays = {"ids": whole, "at": np.arange(len(prompt), len(whole), dtype=np.int32)}
-    payload = Payload(family="table", arrays=arrays)
+    payload = Payload(family="table", arrays=arrays, media=tuple(media))
     values = np.full(len(ids), -1.0) if logp is None else np.asarray(logp, np.float64)
     made = Trajectory(
         id=id,
