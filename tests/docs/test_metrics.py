@@ -104,6 +104,22 @@ def shaped(run_dir: Path) -> None:
         loop.step()
 
 
+def looking(run_dir: Path) -> None:
+    """What the policy says without the real pictures, masked and noised."""
+    recipe = Recipe.load(
+        find_recipe("quickstart"),
+        (
+            *KEYS,
+            "data.sources=[{name: embedded/counting/*}]",
+            "algo.views={masked: {kind: corrupted}, noised: {kind: corrupted, corruption: {kind: noise}}}",
+            "algo.terms=[{kind: ppo_clip}, {kind: perception_kl}, {kind: branch_entropy, view: noised, coef: 0.0}, "
+            "{kind: branch_entropy, form: sampled}]",
+        ),
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.step()
+
+
 def corrected(run_dir: Path) -> None:
     """Weights, rejections and masks for an engine that differs from the learner, and every way to look at a ratio."""
     recipe = Recipe.load(
@@ -240,7 +256,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS._items, "fragile", Fragile)
         patch.setitem(ADVANTAGES._items, "forgetful", Forgetful)
-        for make in (seeing, shaped, corrected, troubled, acting, collecting):
+        for make in (seeing, looking, shaped, corrected, troubled, acting, collecting):
             make(folder / make.__name__)
             for name, labels in logged(folder / make.__name__).items():
                 names.setdefault(name, set()).update(labels)

@@ -9,10 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from triune.algo.types import Batch
 from triune.core.errors import RecipeError
 from triune.core.recipe import Recipe
 from triune.policy.family import Family
 from triune.rollout.generator import Episode
+from triune.train.views import Views
 
 GIB = 1 << 30
 
@@ -21,7 +23,8 @@ GIB = 1 << 30
 class Memory:
     """Bytes. `activations` are those of the largest micro-batch: `per_token` (measured with gradient on the probe's
     rollouts) times `tokens`. `cache` are the keys and values of the rollouts that are decoded at once, which are gone when
-    the update begins. `available` includes what the weights already take; None where it cannot be found out."""
+    the update begins. `views` are the weights of references and teachers. `available` includes what weights already take;
+    None where it cannot be found out."""
 
     weights: int
     gradients: int
@@ -30,6 +33,7 @@ class Memory:
     tokens: int
     cache: int
     available: int | None
+    views: int = 0
 
     @property
     def activations(self) -> int:
@@ -37,15 +41,16 @@ class Memory:
 
     @property
     def certain(self) -> int:
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.views + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        return self.weights + self.optimizer + max(self.gradients + self.activations, self.cache)
+        return self.weights + self.views + self.optimizer + max(self.gradients + self.activations, self.cache)
 
     def __str__(self) -> str:
+        views = f"views {_gib(self.views)}, " if self.views else ""
         parts = (
-            f"memory: about {_gib(self.total)} (weights {_gib(self.weights)}, gradients {_gib(self.gradients)}, "
+            f"memory: about {_gib(self.total)} (weights {_gib(self.weights)}, {views}gradients {_gib(self.gradients)}, "
             f"optimiser {_gib(self.optimizer)}, activations {_gib(self.activations)}: {self.tokens} tokens of "
             f"{self.per_token / 1024:.0f} KiB; or, while it samples, cache {_gib(self.cache)})"
         )
@@ -65,8 +70,10 @@ class Memory:
             )
 
 
-def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Memory:
-    """`episodes` are rollouts of the probe, whose media the family knows."""
+def estimate(
+    family: Family, recipe: Recipe, episodes: Sequence[Episode], views: Views | None = None
+) -> Memory:
+    """`episodes` are rollouts of the probe, whose media the family knows; `views` what the objective looks at besides."""
     model = getattr(family, "model", None)  # the base beside adapters trains nothing, but is held
     modules = [model] if isinstance(model, nn.Module) else list(family.modules().values())
     parameters = [p for module in modules for p in module.parameters()]
@@ -78,6 +85,12 @@ def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Mem
     longest = max(map(family.cost, trajectories)) + _more(recipe, episodes)
     step = recipe.train.prompts_per_step * recipe.train.rollouts_per_prompt * longest
     held = sum(p.nbytes for p in parameters)
+    copies = views.nbytes if views is not None else 0
+    if views is not None:
+        # A view with gradient keeps what the trained pass keeps; a distribution is held with its gradient.
+        saved *= 1 + views.differentiated
+        if views.distributions:
+            saved += 2 * views.distributions * _table(family, batch)
     return Memory(
         weights=held + _copy(family, recipe, parameters),
         gradients=trained,
@@ -88,8 +101,15 @@ def estimate(family: Family, recipe: Recipe, episodes: Sequence[Episode]) -> Mem
         per_token=saved // max(1, cost),
         tokens=min(step, int(getattr(recipe.policy, "token_budget", step))),
         cache=_cache(family, recipe, episodes),
-        available=_available(parameters[0].device, held),
+        available=_available(parameters[0].device, held + copies),
+        views=copies,
     )
+
+
+@torch.no_grad()
+def _table(family: Family, batch: Batch) -> int:
+    """Bytes of the distributions of a batch's decisions."""
+    return family.evaluate(batch, want=frozenset({"distribution"})).extras["distribution"].nbytes
 
 
 def _copy(family: Family, recipe: Recipe, parameters: Sequence[Tensor]) -> int:

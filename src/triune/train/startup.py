@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from triune.algo.advantages.group import GroupRelative
 from triune.algo.options import ADVANTAGES, PolicyGradient
 from triune.algo.shape.recorded import RecordedRewards
+from triune.algo.views.corrupted import CorruptedPictures
 from triune.core.errors import DataError, RecipeError
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
@@ -59,6 +60,7 @@ def check(loop: Loop) -> None:
         )
     else:
         _rewards(loop, firsts)
+    _pictured(loop, firsts)
     batch = mixture.batch(1)
     loop.family.begin_step(batch)
     batch = loop.usable(batch, drawn=False)
@@ -77,9 +79,26 @@ def check(loop: Loop) -> None:
     drawn = [e.trajectory for group in groups for e in group if len(e.trajectory.decisions)]
     if (choice := getattr(loop.family.pack(drawn).payload, "choice", None)) is not None:
         monitor.say(f"layout: {choice}", kind="layout", **asdict(choice))
-    needed = estimate(loop.family, recipe, [e for group in groups for e in group])
+    views = getattr(loop.update, "views", None)
+    if views is not None and views.held:
+        for name, gap in views.gaps(loop.family.pack(drawn), progress).items():
+            monitor.say(
+                f"view {name}: log-probs differ from the policy's by {gap:.2g} in the mean", kind="view"
+            )
+    needed = estimate(loop.family, recipe, [e for group in groups for e in group], views)
     monitor.say(str(needed), kind="memory", **asdict(needed))
     needed.refuse()
+
+
+def _pictured(loop: Loop, firsts: Sequence[Sample]) -> None:
+    """A view of corrupted pictures is the policy itself where there are none."""
+    views = getattr(loop.update, "views", None)
+    names = [n for n in views.held if isinstance(views.declared.get(n), CorruptedPictures)] if views else []
+    if names and not any(sample.media or sample.env for sample in firsts):
+        raise RecipeError(
+            f"algo.views.{names[0]} corrupts pictures, but the first rows of all sources have none: it would change nothing. "
+            "Leave out the terms that need it"
+        )
 
 
 def _compares(recipe: Recipe) -> None:

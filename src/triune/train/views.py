@@ -123,11 +123,23 @@ class Views:
         """Weights that are held for views."""
         return sum(view.nbytes for view in self.held.values())
 
+    def begin(self, progress: Progress) -> None:
+        for held in self.held.values():
+            held.begin(self.seed, progress)
+
+    @torch.no_grad()
+    def gaps(self, batch: Batch, progress: Progress) -> dict[str, float]:
+        """How far every view is from the policy on a batch: mean change of a log-prob. What a view cannot do (a teacher that
+        takes other pictures) is raised here as in a step."""
+        self.begin(progress)
+        now, live = self.family.evaluate(batch).logp, batch.sampled
+        views = {name: self.family.evaluate(batch, view=name).logp for name in sorted(self.held)}
+        return {name: float((logp - now)[live].abs().mean()) for name, logp in views.items()}
+
     def step(self, micros: Sequence[Batch], whole: Batch, progress: Progress) -> dict[str, Evaluated]:
         """Flat vectors of every view that is not live, without gradient. An exact engine's behaviour log-probs *are* the
         old ones: no pass is spent on them, unless a part asks for those of placed decisions, which no engine drew."""
-        for held in self.held.values():
-            held.begin(self.seed, progress)
+        self.begin(progress)
         drawn = not self.placed or bool(whole.sampled.all())
         views = {"old": Evaluated(logp=whole.logp_behavior)} if self.known and drawn else {}
         if self.reads is not None and drawn:

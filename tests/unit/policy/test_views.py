@@ -26,6 +26,9 @@ from triune.policy.corrupt import Noise, Patches, alpha_bar
 from triune.policy.language import LanguageFamily
 from triune.policy.options import LanguageOptions
 from triune.testing.models import TINY, demand, picture, ragged, sample, talker, tiny, trajectories, write
+from triune.testing.table import recipe
+from triune.train.learner import Learner
+from triune.train.memory import Memory, estimate
 from triune.train.optim import Optimizer
 
 NOW = Progress(step=1, total_steps=10)
@@ -391,3 +394,29 @@ def test_adapters_have_a_reference_of_their_own_size() -> None:
     view = family.declare("reference", FrozenPolicy())
     assert view.nbytes == sum(p.nbytes for m in family.modules().values() for p in m.parameters())
     assert isinstance(picture(), Media)
+
+
+def test_the_memory_estimate_counts_copies_passes_with_gradient_and_distributions() -> None:
+    def estimated(**algo: Any) -> Memory:
+        family, plan = tiny("nano"), recipe(algo=algo)
+        samples = [sample("one", picture())]
+        groups = talker(ready(family, samples), max_tokens=6).generate(samples, demand(2))
+        learner = Learner(family, plan, exact=True)
+        return estimate(family, plan, [e for group in groups for e in group], learner.views)
+
+    plain = estimated()
+    held = estimated(views={"reference": {"kind": "frozen"}}, terms=[{"kind": "kl", "form": "k2"}])
+    assert (plain.views, held.views) == (0, plain.weights)
+    assert held.total - plain.total == plain.weights
+    assert held.available is None or plain.available is None or held.available > 0
+    live = {"masked": {"kind": "corrupted", "gradient": True}}
+    once, twice, full = (
+        estimated(
+            views={"masked": {**live["masked"], "gradient": gradient}},
+            terms=[{"kind": "perception_kl", "form": form}],
+        )
+        for gradient, form in ((False, "k3"), (True, "k3"), (True, "full"))
+    )
+    assert once.per_token == plain.per_token
+    assert twice.per_token == pytest.approx(2 * plain.per_token, abs=2)
+    assert full.per_token > twice.per_token
