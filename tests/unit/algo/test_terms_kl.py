@@ -12,6 +12,7 @@ from torch import Tensor
 from triune.algo.kl import Form, divergence, estimate
 from triune.algo.terms.kl import KL
 from triune.algo.types import Batch, Evaluated
+from triune.core.errors import ParityError
 from triune.testing.table import trajectory
 
 REFERENCE = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
@@ -130,6 +131,18 @@ def test_choices_without_probability_cost_nothing_and_excluded_ones_are_infinite
     assert some.grad is not None
     assert bool(some.grad.isfinite().all())
     assert float(divergence(torch.full((1, 2), 0.5).log(), torch.tensor([[1.0, 0.0]]).log())) == torch.inf
+
+
+def test_policies_that_do_not_allow_the_same_choices_have_no_finite_divergence() -> None:
+    _, logp = policy()
+    batch, current = table(logp)
+    current.extras = {"distribution": logp.expand(3, 3)}
+    some = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64).log()
+    views = {"reference": Evaluated(some, extras={"distribution": some.expand(3, 3)})}
+    with pytest.raises(ParityError, match=r"rollout 't'.*do not allow the same choices"):
+        KL(form="full").values(batch, torch.ones(3, dtype=torch.bool), current, views)
+    live = torch.zeros(3, dtype=torch.bool)
+    assert KL(form="full").values(batch, live, current, views).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_clamps_cut_value_and_gradient() -> None:

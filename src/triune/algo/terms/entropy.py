@@ -21,8 +21,8 @@ class EntropyBonus(TermOptions):
     """-H per decision, H in nats, aggregated like the policy loss (verl) or as `aggregate` says (TRL: token-mean).
 
     `exact` takes H over all choices; its gradient is that of the mean entropy. `sampled` takes -logp of the decision that
-    was drawn, whose mean is H, but whose expected gradient is 0 (E[grad logp] = 0): EasyR1 and PAPO log and use it;
-    as a bonus it only acts off-policy or against another gradient's noise.
+    was drawn, which EasyR1 and PAPO log and use: its mean is H, but its expected gradient is 0 (E[grad logp] = 0), so that
+    on policy it adds noise and no entropy.
     """
 
     scaled: ClassVar[bool] = False
@@ -43,9 +43,8 @@ class EntropyBonus(TermOptions):
             entropy = torch.where(batch.live, current.entropy, 0.0)
         else:
             entropy = -torch.where(batch.live, current.logp, 0.0)
-        found = (
-            {} if self.form == "exact" else {"entropy/sampled": entropy}
-        )  # the learner reports the exact one
+        # The exact one is reported by the learner.
+        found = {} if self.form == "exact" else {"entropy/sampled": entropy}
         return TermResult(-(entropy * batch.weight).sum(), by_source(batch, batch.live, found))
 
 
@@ -53,7 +52,8 @@ class EntropyBonus(TermOptions):
 class EntropyControl(EntropyBonus):
     """A bonus whose coefficient follows the entropy of the step before (TRL's `use_adaptive_entropy`; Skywork-OR1,
     arXiv 2505.22312): + `step` where it was at most `target`, - `step` where it was above, within the bounds; and
-    applied only while it is at most `target`. The coefficient and the last entropy are part of a checkpoint.
+    applied only while it is at most `target`. It moves once per step, whatever the mini-batches, by the entropy of all
+    sampled decisions. The coefficient and the last entropy are part of a checkpoint.
     """
 
     kind: Literal["entropy_control"] = "entropy_control"  # type: ignore[assignment]

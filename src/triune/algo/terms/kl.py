@@ -15,6 +15,7 @@ from triune.algo.options import TERMS, TermOptions
 from triune.algo.ratio import log_ratio, ratio
 from triune.algo.types import Batch, Evaluated
 from triune.algo.weights import by_source
+from triune.core.errors import ParityError
 
 NO_GRADIENT = (
     "k1 in the loss has no gradient in expectation (the mean of grad log p is 0): its value moves and the policy does "
@@ -30,11 +31,12 @@ class KL(TermOptions):
 
     - `k2` d^2 / 2: grad KL(policy, view), the reverse divergence; so is `k3+`, which only reports k3's value.
     - `k3` exp(-d) - 1 + d: grad KL(view, policy), the *forward* one, though its value estimates the reverse.
-    - `k3_corrected` sg-free rho * k3, rho = p / p_old with gradient: grad KL(policy, view), also where the policy has
+    - `k3_corrected` rho * k3, with gradient through rho = p / p_old: grad KL(policy, view), also where the policy has
       moved from the one that drew (TRL's `use_bias_correction_kl`, DeepSeek-V3.2). Needs `old`.
     - `abs`: grad of sum |p - p_view| over the choices, twice the total variation.
     - `full`: KL(policy, view) over all choices, exact; `full_forward`: KL(view, policy), exact. Need `distribution` of
-      the policy and of the view: a table of all choices for every decision.
+      the policy and of the view: a table of all choices for every decision. An error where one excludes what the other may
+      choose (top-p and top-k cut differently): there it is infinite.
     - `k1` is refused: its expected gradient is 0.
 
     `view: behavior` takes the engine's recorded log-probs (no pass). Costs one pass per step for any other view; the
@@ -80,10 +82,16 @@ class KL(TermOptions):
     def values(
         self, batch: Batch, live: Tensor, current: Evaluated, views: Mapping[str, Evaluated]
     ) -> Tensor:
-        """The divergence per decision, [N]; 0 outside `live`."""
+        """The divergence per decision, [N]; 0 outside `live`. Raises ParityError where it is infinite."""
         if self.form == "full" or self.form == "full_forward":
             mine, other = _table(current, live), _table(views[self.view], live)
             value = divergence(mine, other) if self.form == "full" else divergence(other, mine)
+            if not bool(value.detach().isfinite().all()):
+                row = int(batch.trajectory[~value.detach().isfinite()][0])
+                raise ParityError(
+                    f"rollout {batch.trajectories[row].id!r}: the policy and the view {self.view!r} do not allow the same "
+                    f"choices, so their divergence is infinite; sample without top-p and top-k, or take form k2 or k3"
+                )
             return value if self.value_bound is None else value.clamp(max=self.value_bound)
         anchor = batch.logp_behavior if self.view == "behavior" else views[self.view].logp
         logs = log_ratio(live, current.logp, anchor)

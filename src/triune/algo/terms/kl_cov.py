@@ -17,7 +17,7 @@ from triune.algo.types import Batch, Credit, Rewards
 
 @TERMS.register("kl_cov")
 class KLCov(KL):
-    """abs(logp - logp_old) on the `share` of decisions (at least one) with the largest covariance of advantage and
+    """abs(logp - logp_old) on the share `top` of decisions (at least one) with the largest covariance of advantage and
     log-prob (arXiv 2505.22617; verl's `kl_cov`, coefficient `ppo_kl_coef`). The others count in the denominator.
 
     The covariance (A - mean A)(logp - mean logp) is over the decisions of the mini-batch, with the log-probs that the

@@ -19,11 +19,10 @@ from triune.algo.terms.policy import Compared, PolicyTerm
 class PPOClip(PolicyTerm):
     """max(-A r, -A clip(r, 1 - low, 1 + high)) per decision (Schulman et al. 2017, eq. 7).
 
-    W = r where (A > 0 and r <= 1 + high) or (A < 0 and 1 - low <= r <= dual), else 0 (a product of the row is held whole
-    by each of its n decisions: n r). The ratio is GSPO's with
-    `ratio: sequence_geomean` (arXiv 2507.18071; its bounds are of the order of 3e-4), TRL's RLOO with
-    `sequence_product`. With `dual` a negative advantage costs at most -A * dual (Ye et al. 2020; TRL's `delta` is the
-    same cap). Log-ratios are clamped to +-20 (a mean to at most 10), beyond which there is no gradient.
+    W = r where (A > 0 and r <= 1 + high) or (A < 0 and 1 - low <= r <= dual), else 0; n r for the product of a row, which
+    each of its n decisions holds whole. `ratio: sequence_geomean` is GSPO (arXiv 2507.18071; its bounds are of the order
+    of 3e-4), `sequence_product` TRL's RLOO. With `dual` a negative advantage costs at most -A * dual (Ye et al. 2020;
+    TRL's `delta` is the same cap). Log-ratios are clamped to +-20 (a mean to at most 10): there is no gradient beyond.
     """
 
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
