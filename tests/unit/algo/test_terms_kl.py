@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from triune.algo.kl import Form, divergence, estimate
+from triune.algo.objective import Objective
 from triune.algo.terms.kl import KL
-from triune.algo.types import Batch, Evaluated
+from triune.algo.types import Batch, Credit, Evaluated
 from triune.core.errors import ParityError
 from triune.testing.table import trajectory
 
@@ -121,6 +122,45 @@ def test_the_full_forms_are_exact_for_every_decision(form: str) -> None:
     expected = float(exact.detach())
     assert values.tolist() == pytest.approx([expected, expected, 0.0])
     assert torch.allclose(gradient(values[0], logits), gradient(exact, logits), atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        *(
+            {"kind": "kl", "form": form}
+            for form in ("abs", "k2", "k3", "k3_corrected", "full", "full_forward")
+        ),
+        {"kind": "kl", "form": "k3", "value_bound": 0.05},
+        {"kind": "entropy", "coef": 1.0},
+        {"kind": "entropy", "coef": 1.0, "form": "sampled"},
+    ],
+    ids=str,
+)
+def test_autograd_agrees_with_finite_differences(term: dict[str, Any]) -> None:
+    """Through the objective, by the logits of three decisions, one of them outside the loss."""
+    batch = Batch.of([trajectory([0, 1, 2], forced=[False, True, False])], None)
+    ones = torch.ones(1, dtype=torch.bool)
+    credit = Credit(torch.zeros(3), ones, ones, [""], ~ones)
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(3, 3, generator=generator, dtype=torch.float64)
+    other = (LOGITS + noise).log_softmax(-1)
+    chosen = torch.tensor([0, 1, 2])[:, None]
+    views = {
+        "old": Evaluated((LOGITS - 0.3 * noise).log_softmax(-1).gather(1, chosen)[:, 0]),
+        "reference": Evaluated(other.gather(1, chosen)[:, 0], extras={"distribution": other}),
+    }
+    objective = Objective.of([term])
+
+    def total(logits: Tensor) -> Tensor:
+        logp = logits.log_softmax(-1)
+        entropy = -(logp.exp() * logp).sum(-1)
+        current = Evaluated(logp.gather(1, chosen)[:, 0], entropy, extras={"distribution": logp})
+        return objective.whole(batch, credit, current, views).total
+
+    logits = (LOGITS + 0.2 * noise.flip(0)).requires_grad_()
+    assert torch.autograd.gradcheck(total, (logits,), eps=1e-6, atol=1e-8)
+    assert bool((torch.autograd.grad(total(logits), logits)[0][1] == 0).all())
 
 
 def test_choices_without_probability_cost_nothing_and_excluded_ones_are_infinite() -> None:
