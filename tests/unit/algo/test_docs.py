@@ -24,6 +24,7 @@ VECTORS = json.loads((ROOT / "tests/golden/objective_vectors.json").read_text())
 @pytest.fixture
 def examples(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for registry in (ADVANTAGES, TERMS):
+        list(registry)  # what is imported later would be registered in the copy, and gone with it
         monkeypatch.setattr(registry, "_items", dict(registry._items))
     names: dict[str, Any] = {"__name__": "example"}
     for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
