@@ -374,6 +374,21 @@ def test_what_cannot_be_replayed_is_counted() -> None:
     assert part.state() == {"entries": {}}
 
 
+def test_a_success_that_a_hint_began_is_nobodys_pass_rate() -> None:
+    hinted = row("a", 2, 1.0, ids=[1, 2, 3], forced=[True, False, False])
+    part = Replay()
+    part.select([*group("a", [0, 0]), hinted], batches(), at(1))
+    assert part.state() == {"entries": {}}
+    window = PassRate(max_batches=1)
+    window.select([*group("a", [0, 0]), hinted], batches(), at(1))
+    assert window.state() == {"rates": {"s\x1fa": 0.0}}
+    # But what it teaches about its hint is a difference.
+    assert DynamicSampling().cause([*group("a", [0, 0]), hinted]) == ""
+    failed = replace(hinted, verdict=row("a", 2, 0.0).verdict)
+    repaired, _ = stored([1, 0]).select([*group("a", [0, 0], version=1), failed], batches(), at(2))
+    assert hinted.trajectory in [o.trajectory for o in repaired]
+
+
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("how", ["stored_logprob_clip", "none"])
 def test_the_ratio_of_a_replayed_row(how: str, exact: bool) -> None:

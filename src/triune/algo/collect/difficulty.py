@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from triune.algo.collect.groups import Counts, apart, drawn, value
+from triune.algo.collect.groups import Counts, apart, unaided, value
 from triune.algo.collect.replay import prompt_key
 from triune.algo.options import COLLECTORS, CollectOptions
 from triune.core.errors import DataError
@@ -140,7 +140,7 @@ class PassRate(Window):
         return self._rates.get(prompt_key(sample))
 
     def learn(self, group: Sequence[Scored]) -> None:
-        found = [v for one in drawn(group) if (v := value(one, self.metric)) is not None]
+        found = [v for one in unaided(group) if (v := value(one, self.metric)) is not None]
         if not found:
             return
         key, mean = prompt_key(group[0].sample), sum(found) / len(found)
@@ -151,4 +151,4 @@ class PassRate(Window):
         return {"rates": dict(self._rates)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._rates = dict(state["rates"])
+        self._rates = dict(state.get("rates", {}))

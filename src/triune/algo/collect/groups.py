@@ -38,6 +38,11 @@ def drawn(group: Sequence[Scored]) -> list[Scored]:
     return list(first.values())
 
 
+def unaided(group: Sequence[Scored]) -> list[Scored]:
+    """Of what was drawn, that which the policy began by itself: no rollouts that continue a hint."""
+    return [one for one in drawn(group) if not one.trajectory.decisions.forced[:1].any()]
+
+
 def value(one: Scored, metric: str) -> float | None:
     """`reward`, `accuracy` (of the main check) or the value of the check that `metric` names; None where nobody could judge
     (an episode that failed by no fault of the policy is not judged either). Raises RecipeError for an unknown check."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from triune.algo.collect.groups import Counts, by_group, drawn, value
+from triune.algo.collect.groups import Counts, by_group, unaided, value
 from triune.algo.options import COLLECTORS, CollectOptions
 from triune.core.sample import Sample
 from triune.core.schedule import Progress
@@ -137,7 +137,7 @@ class Replay(CollectOptions):
     # -- injecting ---------------------------------------------------------------------------------------------
 
     def _repaired(self, group: list[Scored], version: int, counts: Counts) -> list[Scored]:
-        rows = [one for one in drawn(group) if value(one, self.metric) is not None]
+        rows = [one for one in unaided(group) if value(one, self.metric) is not None]
         values = np.asarray([value(one, self.metric) for one in rows])
         if not rows or values.std() >= self.std_below or values.mean() >= self.mean_below:
             return group
@@ -179,7 +179,7 @@ class Replay(CollectOptions):
 
     def _store(self, one: Scored, counts: Counts) -> None:
         found = value(one, self.metric)
-        if found is None or not found > self.store_above or not drawn([one]):
+        if found is None or not found > self.store_above or not unaided([one]):
             return
         trajectory, source = one.trajectory, one.sample.source
         if LAG in trajectory.resolved:
@@ -227,5 +227,5 @@ class Replay(CollectOptions):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._entries = {
-            key: [Entry.of(plain) for plain in entries] for key, entries in state["entries"].items()
+            key: [Entry.of(plain) for plain in entries] for key, entries in state.get("entries", {}).items()
         }

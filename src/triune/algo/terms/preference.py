@@ -23,6 +23,7 @@ from triune.algo.pairs import PairRule, comparable, make, seats
 from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards, segment_sum
 from triune.algo.weights import trained
+from triune.core.schedule import Schedule
 from triune.monitor.metric import Metric
 
 
@@ -305,7 +306,7 @@ class OddsRatio(PairTerm):
     anchored: ClassVar[bool] = False
 
     kind: Literal["orpo"] = "orpo"
-    coef: float = Field(default=0.1, description="lambda of the paper, beta in TRL")
+    coef: float | Schedule = Field(default=0.1, description="lambda of the paper, beta in TRL")
 
     def implied(self, side: Side) -> Tensor:
         # A log-prob that rounds to 0 has infinite odds: one unit of precision keeps both value and gradient finite.
