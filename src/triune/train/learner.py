@@ -45,10 +45,10 @@ class Learner:
         self.budget = Budget(*map(int, limits))
 
     def follow(self, recipe: Recipe) -> None:
-        """Takes over the recipe's algorithm, which a stage may have changed. Parts keep what they remember."""
+        """Takes over the recipe's algorithm, which a stage may have changed. Parts of the same kind keep what they remember."""
         assert isinstance(recipe.algo, PolicyGradient)
         self.algo = algo = recipe.algo
-        remembered = {name: part.state() for name, part in self.parts.items()}
+        before = self.parts
         self.collect: dict[str, CollectOptions] = algo.parts("collect")
         self.shape, self.adjust = algo.parts("shape"), algo.parts("adjust")
         self.advantage = algo.estimator()
@@ -57,9 +57,9 @@ class Learner:
         kinds |= {"adjust": self.adjust, "terms": self.objective.terms}
         self.parts = {f"{kind}.{name}": part for kind, parts in kinds.items() for name, part in parts.items()}
         self.parts["advantage"] = self.advantage
-        for name, state in remembered.items():
-            if name in self.parts:
-                self.parts[name].restore(state)
+        for name, part in self.parts.items():
+            if type(part) is type(before.get(name)):
+                part.restore(before[name].state())
         for part in self.parts.values():
             part.agree(self.parts)
         needs = frozenset().union(*(part.needs for part in self.parts.values()))

@@ -233,6 +233,17 @@ def test_the_controller_is_saved_and_resumed() -> None:
     assert fresh.parts["terms.h"].state() == one.parts["terms.h"].state()
 
 
+def test_a_stage_keeps_what_a_part_remembers_and_not_what_another_kind_did() -> None:
+    plain = {"terms": {"policy": {"kind": "ppo_clip"}, "h": {"kind": "entropy", "coef": 0.01}}}
+    faster = {"terms": {**CONTROL["terms"], "h": {**CONTROL["terms"]["h"], "step": 0.2}}}
+    one = Learner(TableFamily(), recipe(algo=plain), exact=False)
+    coefs = []
+    for number, algo in enumerate((plain, CONTROL, faster, plain, CONTROL), 1):
+        one.step(rollouts, recipe(algo=algo), Progress(step=number, total_steps=10))
+        coefs.append(one.parts["terms.h"].state().get("coef"))
+    assert coefs == pytest.approx([None, 0.1, 0.3, None, 0.1])
+
+
 EVERY = [
     {"kind": name, **example}
     for name in TERMS
