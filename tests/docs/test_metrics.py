@@ -120,6 +120,26 @@ def looking(run_dir: Path) -> None:
         loop.step()
 
 
+def taught(run_dir: Path) -> None:
+    """Demonstrations, a hint, a teacher and one's own successes, behind two gates."""
+    recipe = Recipe.load(
+        find_recipe("quickstart"),
+        (
+            *KEYS,
+            "data.sources=[{name: embedded/counting/*}]",
+            "algo.collect={shown: {kind: demonstrations}, hints: {kind: prefix}}",
+            "algo.views={teacher: {kind: frozen, path: nano}}",
+            "algo.advantage={kind: prefix_rft}",
+            "algo.adjust={distill: {kind: distill, beta: 0.01}, srft: {kind: srft}, gate: {kind: gate_below, below: 2}, "
+            "draw: {kind: gate_draw, gamma: 1.0e9, warmup: 1}}",  # the first step imitates, the second does not
+            "algo.terms=[{kind: ppo_clip}, {kind: self_imitation}, {kind: prefix_tokens}, {kind: imitation}, {kind: luffy}]",
+        ),
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.step()
+        loop.step()
+
+
 def corrected(run_dir: Path) -> None:
     """Weights, rejections and masks for an engine that differs from the learner, and every way to look at a ratio."""
     recipe = Recipe.load(
@@ -256,7 +276,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS._items, "fragile", Fragile)
         patch.setitem(ADVANTAGES._items, "forgetful", Forgetful)
-        for make in (seeing, looking, shaped, corrected, troubled, acting, collecting):
+        for make in (seeing, looking, taught, shaped, corrected, troubled, acting, collecting):
             make(folder / make.__name__)
             for name, labels in logged(folder / make.__name__).items():
                 names.setdefault(name, set()).update(labels)
