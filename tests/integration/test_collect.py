@@ -132,11 +132,13 @@ def test_what_an_earlier_batch_showed_stays_known(loops: Runs) -> None:
 class Shows:
     """Answers every turn with a picture of its own."""
 
+    number = 0
+
     def reset(self, sample: Sample, seed: int) -> None:
         self.seed = seed
 
     def step(self, text: str) -> Turn:
-        return Turn(Observation(("look: ", picture(24, 24, self.seed % (1 << 30)))))
+        return Turn(Observation(("look: ", picture(24, 24, self.seed % (1 << 30) + self.number))))
 
     def close(self) -> None:
         return
@@ -161,6 +163,39 @@ def test_pictures_of_tools_stay_known_when_a_step_draws_again(
             if loop.batches - before > 1:
                 pictured += sum(len(o.outcome.media) > 1 for o in trained(scored))
         assert pictured, [(o.outcome.ending, len(o.outcome.media), o.reason) for o in scored]
+
+
+@pytest.mark.parametrize("how", ["stored_logprob_clip", "none"])
+def test_what_tools_showed_is_replayed_with_the_row(
+    loops: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Every rollout of a step is shown another picture than that of the step before; a checkpoint lies between."""
+    monkeypatch.setitem(ENVIRONMENTS._items, "shows", Shows)
+    collect = f"{{replay: {{kind: replay, replay_is: {how}, capacity: 1}}}}"
+    options = (
+        "train.total_steps=12",
+        "rollout.max_tokens=4",
+        "rollout.max_turns=2",
+        "train.rollouts_per_prompt=2",
+    )
+
+    def talkative(loop: Loop) -> None:
+        loop.family.stop_ids = tuple(range(0, 4000, 2))  # type: ignore[attr-defined]
+
+    with loops("run", collect, *options, env="shows") as loop:
+        talkative(loop)
+        for number in range(4):
+            Shows.number = number
+            loop.step()
+        loop.save()
+    again = []
+    with loops("run", collect, *options, env="shows") as loop:
+        loop.restore(checkpoint.latest(tmp_path / "run"))
+        talkative(loop)
+        for number in range(4, 12):
+            Shows.number = number
+            again += [o for o in loop.step() if not o.drawn]
+    assert any(len(o.trajectory.payload.media) > 1 for o in again)
 
 
 def test_a_replayed_row_is_saved_as_one(loops: Runs, tmp_path: Path) -> None:

@@ -296,6 +296,14 @@ class LanguageFamily:
         """What a picture's features depend on: its content, and for some models on what its sample's prompt shows."""
         return self.pictures.key(sha256, owner)
 
+    def medium(self, sha256: str, owner: str) -> Media:
+        """A picture that this step holds for a sample `owner`, as it was given."""
+        return self.pictures[self.picture(sha256, owner)].medium
+
+    def show(self, medium: Media, owner: str) -> None:
+        """Makes a picture known in this step that no sample of it shows."""
+        self.pictures.add(medium, owner)
+
     def inputs(
         self,
         ids: Tensor,

@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from triune.algo.collect.groups import Counts, by_group, unaided, value
 from triune.algo.options import COLLECTORS, CollectOptions
-from triune.core.sample import Sample
+from triune.core.sample import Media, Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import Trajectory
 from triune.core.verdict import Outcome, Verdict
@@ -26,17 +26,20 @@ LAG = "replay.lag"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored success: what was done, said of it and seen before it (`asked`), and the weights that drew it."""
+    """A stored success: what was done, said of it and seen before it (`asked`), the weights that drew it, and the pictures that
+    tools made on the way."""
 
     asked: str
     version: int
     trajectory: Trajectory
     outcome: Outcome
     verdict: Verdict
+    pictures: tuple[Media, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         parts = {name: getattr(self, name).model_dump_json() for name in ("trajectory", "outcome", "verdict")}
-        return {"asked": self.asked, "version": self.version, **parts}
+        pictures = [medium.model_dump_json() for medium in self.pictures]
+        return {"asked": self.asked, "version": self.version, "pictures": pictures, **parts}
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Entry:
@@ -46,6 +49,7 @@ class Entry:
             Trajectory.model_validate_json(plain["trajectory"]),
             Outcome.model_validate_json(plain["outcome"]),
             Verdict.model_validate_json(plain["verdict"]),
+            tuple(map(Media.model_validate_json, plain["pictures"])),
         )
 
     def in_place_of(self, one: Scored, lag: int) -> Scored:
@@ -157,6 +161,8 @@ class Replay(CollectOptions):
         if self.replace == "longest_failure":
             gone = max(rows, key=lambda one: (one.outcome.num_tokens, -one.trajectory.rank))
         row = entry.in_place_of(gone, version - entry.version)
+        for medium in entry.pictures:
+            self._family.show(medium, sample.id)
         if self.replay_is == "none":
             row = self._anew(row)
         counts.add("replay/injected", sample.source)
@@ -187,11 +193,13 @@ class Replay(CollectOptions):
         if trajectory.parent is not None or trajectory.step_offset or not len(trajectory.decisions):
             counts.add("replay/not_stored", source, "fragment")
             return
-        if set(trajectory.payload.media) - {medium.sha256 for medium in one.sample.media}:
-            counts.add("replay/not_stored", source, "pictures")  # of tools: nobody keeps their pixels
+        made = sorted(set(trajectory.payload.media) - {medium.sha256 for medium in one.sample.media})
+        if made and not hasattr(self._family, "medium"):
+            counts.add("replay/not_stored", source, "pictures")
             return
+        pictures = tuple(self._family.medium(sha, one.sample.id) for sha in made)
         version = int(trajectory.decisions.version.min())
-        entry = Entry(asked(one.sample), version, trajectory, one.outcome, one.verdict)
+        entry = Entry(asked(one.sample), version, trajectory, one.outcome, one.verdict, pictures)
         kept = self._entries.setdefault(prompt_key(one.sample), [])
         kept.append(entry)
         counts.add("replay/stored", source)
