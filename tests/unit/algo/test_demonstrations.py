@@ -16,7 +16,7 @@ from triune.algo.collect.semi_off_policy import shortest_correct
 from triune.algo.objective import Objective
 from triune.algo.options import ADVANTAGES, COLLECTORS
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
-from triune.core.errors import DataError, RecipeError
+from triune.core.errors import DataError, RecipeError, WindowExceeded
 from triune.core.sample import Check, Message, Response, Sample, Text
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule, Trajectory
@@ -281,6 +281,22 @@ def test_missing_demonstrations_are_loud() -> None:
     rows = COLLECTORS["demonstrations"](use="chosen").place([sample("a", responses=chosen)], demand(), family)
     assert [row[0].outcome.text for row in rows] == ["1", "3"]
     assert len({row[0].trajectory.id for row in rows}) == 2
+
+
+def test_an_answer_that_cannot_be_placed_is_an_error_or_missing() -> None:
+    family = TableFamily()
+    many = [sample("a"), sample("b", "1 " * 50)]
+    family.window = 20
+    with pytest.raises(WindowExceeded, match="sample 'b'"):
+        COLLECTORS["demonstrations"]().place(many, demand(), family)
+    collector = COLLECTORS["demonstrations"](unusable="missing")
+    rows = collector.place(many, demand(), family)
+    assert [row[0].trajectory.sample for row in rows] == ["a"]
+    own = [replace(scored(trajectory([1], id=s.id, sample=s.id, group=s.id), 0.0), sample=s) for s in many]
+    (missing,) = collector.select([*own, *as_scored(rows)], None, demand().progress)[1]
+    assert missing.mean == 0.5
+    with pytest.raises(RecipeError, match="none of the 1 samples"):
+        collector.place(many[1:], demand(), family)
 
 
 @pytest.mark.parametrize(

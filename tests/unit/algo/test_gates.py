@@ -99,6 +99,17 @@ def test_what_counts_is_declared() -> None:
     assert shares(metrics) == {"1": 1.0}
 
 
+def test_an_episode_in_several_rows_is_one_answer() -> None:
+    parts = [
+        (trajectory([1], id=f"e/{n}", episode="e", step_offset=n, group="a", sample="a"), 1.0)
+        for n in range(3)
+    ]
+    step = step_of([*parts, *group("a", [0], "expert")])
+    metrics = ADJUSTMENTS["gate_switch"](at_most=1)(step)
+    assert {m.name: m.mean for m in metrics}["gate/correct"] == 1.0
+    assert fates(step)["e/2"] == "gated"
+
+
 @pytest.mark.parametrize(
     ("solved", "factors"),
     [

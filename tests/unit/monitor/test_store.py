@@ -10,15 +10,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from triune.core.errors import StorageError
 from triune.core.sample import Media, Message, Picture
+from triune.data.saved import _together
 from triune.monitor.metric import Metric, scalar
-from triune.monitor.rollouts import Rollout
+from triune.monitor.rollouts import Rollout, from_parquet, to_parquet
 from triune.monitor.store import Event, Store
 
 from .making import make_sample, make_scored, picture
@@ -154,6 +157,19 @@ def test_a_rollout_row_holds_what_made_the_reward(store: Store) -> None:
     assert row.origin.tolist() == [0] * 10 + [1] * 3
     np.testing.assert_array_equal(row.logp, one.trajectory.decisions.logp)
     assert row.media == (one.sample.media[0].sha256,)
+
+
+def test_what_was_placed_is_told_apart_and_older_files_hold_none(tmp_path: Path) -> None:
+    one = make_scored(1.0)
+    shown = replace(one, trajectory=one.trajectory.model_copy(update={"component": "expert", "id": "demo"}))
+    rows = [Rollout.of(1, "train", each) for each in (one, shown)]
+    (tmp_path / "new.parquet").write_bytes(to_parquet(rows))
+    assert [row.component for row in from_parquet(tmp_path / "new.parquet")] == ["policy", "expert"]
+    older = pq.read_table(tmp_path / "new.parquet").drop_columns(["component"])
+    pq.write_table(older, tmp_path / "old.parquet")
+    assert [row.component for row in from_parquet(tmp_path / "old.parquet")] == ["policy", "policy"]
+    # Judged again, a demonstration is a group of its own, as it was.
+    assert [[row.id for row in group] for group in _together(rows)] == [[one.trajectory.id], ["demo"]]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,9 @@ class Gate(AdjustOptions):
     def _fate(self, step: Step, group: Group, solved: dict[str, list[float]]) -> Mode:
         if not any(group.placed.values()):
             return Mode("undemonstrated", {})
-        seen = step.rewards.correct[group.own]
+        # An episode that lies in several rows is one answer.
+        answers = {one.episode or one.id: row for row in group.own if (one := step.batch.trajectories[row])}
+        seen = step.rewards.correct[list(answers.values())]
         if not bool((~torch.isnan(seen)).any()):
             return Mode("unjudged", dict.fromkeys((self.policy, *self.shown), 0.0))
         correct = int((seen == 1).sum())

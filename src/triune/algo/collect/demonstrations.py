@@ -38,6 +38,10 @@ class Placing(CollectOptions):
     missing: Literal["count", "error"] = Field(
         default="count", description="a sample that has no such answer is counted, or an error"
     )
+    unusable: Literal["error", "missing"] = Field(
+        default="error",
+        description="an answer that cannot be placed (too long, a picture inside) is an error, or counts as missing",
+    )
 
     def answers(self, sample: Sample, family: Any) -> list[str]:
         """The texts that are placed for a sample; none where it has none."""
@@ -52,16 +56,26 @@ class Placing(CollectOptions):
             if self.missing == "error" and not texts:
                 raise DataError(f"sample {sample.id!r} has no answer that {self._named} could place")
         shown = [(sample, texts) for sample, texts in found if texts][: self.limit]
-        if not shown:
+        rows = [
+            [made]
+            for sample, texts in shown
+            for number, text in enumerate(texts)
+            if (made := self._placed(sample, text, number, demand, family)) is not None
+        ]
+        if not rows:
             raise RecipeError(
                 f"{self._named}: none of the {len(samples)} samples of this step has an answer to place (the first is "
                 f"{samples[0].id!r}); give the rows an `expert`, or name its column in the adapter"
             )
-        return [
-            [place(family, sample, text, demand, component=self.component, number=number)]
-            for sample, texts in shown
-            for number, text in enumerate(texts)
-        ]
+        return rows
+
+    def _placed(self, sample: Sample, text: str, number: int, demand: Demand, family: Any) -> Episode | None:
+        try:
+            return place(family, sample, text, demand, component=self.component, number=number)
+        except DataError:
+            if self.unusable == "error":
+                raise
+            return None
 
     def select(
         self, scored: Sequence[Scored], more: Any, progress: Progress
