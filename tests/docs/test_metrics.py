@@ -21,7 +21,7 @@ from triune.algo.collect.replay import Replay
 from triune.algo.options import ADVANTAGES
 from triune.core.loading import find_recipe
 from triune.core.recipe import Recipe
-from triune.core.sample import Check, EnvSpec, Message, Sample, Text
+from triune.core.sample import Check, EnvSpec, Message, Response, Sample, Text
 from triune.core.schedule import Linear, Progress
 from triune.core.verdict import Call
 from triune.data import parquet
@@ -158,6 +158,45 @@ def corrected(run_dir: Path) -> None:
         loop.step()
 
 
+def comparing(run_dir: Path) -> None:
+    """Recorded answers, in pairs, lists and one by one, and the same answer to another picture."""
+    rows = []
+    for sample in Mixture.of(Recipe.load(find_recipe("quickstart"), KEYS)).batch(1):
+        said = [Response(text=f"\\boxed{{{n}}}", label="chosen" if n else "rejected") for n in range(2)]
+        rows.append(sample.model_copy(update={"responses": tuple(said), "source": "pairs"}).model_dump_json())
+    run_dir.parent.joinpath("pairs.jsonl").write_text("\n".join(rows))
+    recipe = Recipe.load(
+        find_recipe("quickstart"),
+        (
+            *KEYS,
+            f"data.sources=[{{name: pairs, path: {run_dir.parent / 'pairs.jsonl'}}}]",
+            "policy.lora={rank: 2}",
+            "rollout.kind=recorded",
+            "algo.preset=opa-dpo",
+            "algo.collect={other: {kind: mismatched}}",
+            "algo.adjust={point: {kind: reference_point, rows: mismatched}}",
+            "algo.terms={single: {kind: kto}, list: {kind: plackett_luce}}",
+        ),
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.step()
+
+
+def playing(run_dir: Path) -> None:
+    """Against the policy's own greedy answers."""
+    recipe = Recipe.load(
+        find_recipe("quickstart"),
+        (
+            *KEYS,
+            "data.sources=[{name: embedded/counting/*}]",
+            "policy.lora={rank: 2}",
+            "algo={kind: policy_gradient, preset: nash-md, terms: {policy: {beta: 0.1}}}",
+        ),
+    )
+    with Loop(recipe, run_dir) as loop:
+        loop.step()
+
+
 class Fragile:
     """Counts as a tool call; every third world breaks."""
 
@@ -276,7 +315,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS._items, "fragile", Fragile)
         patch.setitem(ADVANTAGES._items, "forgetful", Forgetful)
-        for make in (seeing, looking, taught, shaped, corrected, troubled, acting, collecting):
+        for make in (seeing, looking, taught, shaped, corrected, comparing, playing, troubled, acting, collecting):
             make(folder / make.__name__)
             for name, labels in logged(folder / make.__name__).items():
                 names.setdefault(name, set()).update(labels)

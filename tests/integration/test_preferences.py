@@ -14,6 +14,7 @@ from triune.core.recipe import Recipe
 from triune.core.sample import Response, Sample
 from triune.data.source import EmbeddedSource
 from triune.loop import Loop
+from triune.rollout.preferred import preferred
 from triune.train.implied import implied
 
 NAME = "embedded/counting/shapes"
@@ -181,7 +182,7 @@ def test_the_same_answer_to_another_picture_is_a_pair(tmp_path: Path) -> None:
         # 33 - 1 answers, of which 16 are chosen, and the demonstration of the sample that has none: each is seen twice.
         assert [len(found) for found in by_component.values()] == [32, 34]
         for one in by_component["pictures"]:
-            assert one.trajectory.resolved["preferred"] == 1.0 - one.trajectory.rank
+            assert preferred(one.trajectory) == 1.0 - one.trajectory.rank
         twins = {one.trajectory.group: set[str]() for one in by_component["pictures"]}
         for one in by_component["pictures"]:
             twins[one.trajectory.group].update(one.trajectory.payload.media)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from triune.core.sample import Sample
+from triune.core.trajectory import Trajectory
+from triune.core.verdict import RewardEvent
 from triune.rollout.generator import Episode
 
 PREFERRED = "preferred"
-"""What `Trajectory.resolved` holds of a row that was made for a comparison: 1 for the better one, 0 for the other."""
+"""Name of the event of a row that was made for a comparison: 1 for the better one, 0 for the other. No check asks for it."""
 
 
 def prefer(episode: Episode, sample: Sample, group: str, rank: int, worth: float) -> Episode:
@@ -22,8 +24,13 @@ def prefer(episode: Episode, sample: Sample, group: str, rank: int, worth: float
                 "sample": sample.id,
                 "group": group,
                 "rank": rank,
-                "resolved": made.resolved | {PREFERRED: worth},
+                "events": (*made.events, RewardEvent(decision=0, name=PREFERRED, value=worth)),
             }
         ),
         episode.outcome.model_copy(update={"id": name, "rank": rank}),
     )
+
+
+def preferred(trajectory: Trajectory) -> float | None:
+    """What a row that was made for a comparison is worth; None of any other."""
+    return next((event.value for event in trajectory.events if event.name == PREFERRED), None)

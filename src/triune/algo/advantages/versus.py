@@ -11,19 +11,21 @@ from pydantic import Field
 from triune.algo.advantage import membership
 from triune.algo.options import ADVANTAGES, Options
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.core.trajectory import BASELINE
 
 
 @ADVANTAGES.register("versus")
 class Versus(Options):
     """A_i = mean over the opponent's rows j of the sample of P(y_i beats y_j) - 1/2 (Munos et al. 2023, section 7).
 
-    Opponents are the rows of the component `opponent`, which some collector places: answers of the geometric mixture of policy
-    and reference that an engine of your own drew and recorded, or of any fixed policy. P is sigmoid((r_i - r_j) / scale), or
-    with `hard` 1, 1/2 and 0. A rollout without an opponent gets 0, and its group counts as degenerate.
+    Opponents are the rows of the component `baseline`, which some collector adds and no term trains: the policy's own greedy
+    answers (collector `greedy`), or answers of the geometric mixture of policy and reference that an engine of your own
+    drew. P is sigmoid((r_i - r_j) / scale), or with `hard` 1, 1/2 and 0. A rollout without an opponent gets 0, and its
+    group counts as degenerate.
     """
 
     kind: Literal["versus"] = "versus"
-    opponent: str = Field(default="opponent", description="component of the rows that are played against")
+    opponent: str = Field(default=BASELINE, description="component of the rows that are played against")
     hard: bool = Field(default=False, description="who has the larger reward wins, whatever the distance")
     scale: float = Field(default=1.0, gt=0, description="reward difference in whose units P is a sigmoid")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from triune.algo.options import COLLECTORS, CollectOptions
 from triune.core.errors import DataError, RecipeError
 from triune.core.sample import Sample
+from triune.core.trajectory import BASELINE
 from triune.rollout.generator import Demand, Episode
 from triune.rollout.placed import place
 
@@ -31,7 +32,7 @@ class Mismatched(CollectOptions):
         texts = [_answer(sample) for sample in samples]
         rows = []
         for sample, text in zip(samples, texts[-1:] + texts[:-1], strict=True):
-            made = place(family, sample, text, demand, component="baseline")
+            made = place(family, sample, text, demand, component=BASELINE)
             trajectory = made.trajectory.model_copy(update={"group": f"{sample.id}#mismatched"})
             rows.append([Episode(sample, trajectory, made.outcome)])
         return rows

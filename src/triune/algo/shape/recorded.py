@@ -10,8 +10,9 @@ from triune.algo.options import SHAPES, ShapeOptions
 from triune.algo.step import Step
 from triune.algo.types import Rewards
 from triune.core.sample import Response, Sample
+from triune.core.trajectory import BASELINE
 from triune.monitor.metric import Metric
-from triune.rollout.preferred import PREFERRED
+from triune.rollout.preferred import preferred
 
 
 @SHAPES.register("recorded")
@@ -29,10 +30,12 @@ class RecordedRewards(ShapeOptions):
     def __call__(self, step: Step) -> tuple[Rewards, list[Metric]]:
         total, unknown = step.rewards.total.clone(), defaultdict[str, list[float]](list)
         for index, one in enumerate(step.scored):
-            if (made := one.trajectory.resolved.get(PREFERRED)) is not None:
+            if (made := preferred(one.trajectory)) is not None:
                 total[index] = made
                 continue
             forced = one.trajectory.decisions.forced
+            if one.trajectory.component == BASELINE:  # compared with, and not trained
+                continue
             if not len(forced) or not bool(forced.all()) or not one.sample.responses:
                 continue
             worth = worths(one.sample)
