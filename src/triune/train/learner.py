@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from triune.algo.objective import Objective
-from triune.algo.options import CollectOptions, Options, PolicyGradient
+from triune.algo.options import CollectOptions, PolicyGradient
 from triune.algo.share import Share, Span
 from triune.algo.step import Step
 from triune.algo.types import Batch, Evaluated
@@ -36,7 +36,10 @@ class Learner:
 
     def __init__(self, family: Family, recipe: Recipe, exact: bool) -> None:
         self.family, self.views = family, Views(family, recipe.seed, exact)
-        self.parts: dict[str, Options] = {}
+        self.parts: dict[str, Any] = {}
+        self.memory: dict[
+            str, tuple[str, Mapping[str, Any]]
+        ] = {}  # kind and state of each part, past stages' too
         self.placed: set[str] = set()
         for each in (*staged(recipe), recipe):  # what a later stage cannot have is an error now
             self.follow(each)
@@ -48,7 +51,7 @@ class Learner:
         """Takes over the recipe's algorithm, which a stage may have changed. Parts of the same kind keep what they remember."""
         assert isinstance(recipe.algo, PolicyGradient)
         self.algo = algo = recipe.algo
-        before = self.parts
+        self.memory = self.remembered()
         self.collect: dict[str, CollectOptions] = algo.parts("collect")
         self.shape, self.adjust = algo.parts("shape"), algo.parts("adjust")
         self.advantage = algo.estimator()
@@ -57,9 +60,7 @@ class Learner:
         kinds |= {"adjust": self.adjust, "terms": self.objective.terms}
         self.parts = {f"{kind}.{name}": part for kind, parts in kinds.items() for name, part in parts.items()}
         self.parts["advantage"] = self.advantage
-        for name, part in self.parts.items():
-            if type(part) is type(before.get(name)):
-                part.restore(before[name].state())
+        self.recall()
         for part in self.parts.values():
             part.agree(self.parts)
         needs = frozenset().union(*(part.needs for part in self.parts.values()))
@@ -157,13 +158,20 @@ class Learner:
         loss.total.backward()
         return loss.metrics + watched(micro, current, first), loss.parts
 
+    def remembered(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
+        own = {name: (part.kind, kept) for name, part in self.parts.items() if (kept := part.state())}
+        return self.memory | own
+
+    def recall(self) -> None:
+        for name, part in self.parts.items():
+            if (known := self.memory.get(name)) and known[0] == part.kind:
+                part.restore(known[1])
+
     def state(self) -> dict[str, object]:
-        parts = {name: kept for name, part in self.parts.items() if (kept := part.state())}
-        return {**self.optimizer.state(), "parts": parts, "views": self.views.state()}
+        return {**self.optimizer.state(), "parts": self.remembered(), "views": self.views.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.optimizer.restore(state)
         self.views.restore(state.get("views", {}))
-        for name, kept in state.get("parts", {}).items():
-            if name in self.parts:
-                self.parts[name].restore(kept)
+        self.memory = dict(state.get("parts", {}))
+        self.recall()

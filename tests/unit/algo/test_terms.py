@@ -222,7 +222,7 @@ def test_the_controller_is_saved_and_resumed() -> None:
     one = Learner(TableFamily(), plan, exact=False)
     step(one, 1)
     state = deepcopy(one.state())
-    assert state["parts"]["terms.h"]["coef"] == pytest.approx(0.1)
+    assert state["parts"]["terms.h"][1]["coef"] == pytest.approx(0.1)
     step(one, 2)
     other = Learner(TableFamily(), plan, exact=False)
     step(other, 1)
@@ -241,7 +241,18 @@ def test_a_stage_keeps_what_a_part_remembers_and_not_what_another_kind_did() -> 
     for number, algo in enumerate((plain, CONTROL, faster, plain, CONTROL), 1):
         one.step(rollouts, recipe(algo=algo), Progress(step=number, total_steps=10))
         coefs.append(one.parts["terms.h"].state().get("coef"))
-    assert coefs == pytest.approx([None, 0.1, 0.3, None, 0.1])
+    assert coefs == pytest.approx([None, 0.1, 0.3, None, 0.4])
+
+
+def test_what_a_later_stage_remembers_is_resumed() -> None:
+    """The checkpoint is of a stage whose part the recipe's beginning does not have."""
+    plain = recipe(algo={"terms": {"policy": {"kind": "ppo_clip"}}})
+    one = Learner(TableFamily(), plain, exact=False)
+    one.step(rollouts, recipe(algo=CONTROL), PROGRESS)
+    other = Learner(TableFamily(), plain, exact=False)
+    other.restore(deepcopy(one.state()))
+    other.step(rollouts, recipe(algo=CONTROL), Progress(step=2, total_steps=10))
+    assert other.parts["terms.h"].state()["coef"] == pytest.approx(0.2)
 
 
 EVERY = [
