@@ -64,7 +64,10 @@ class Learner:
         for part in self.parts.values():
             part.agree(self.parts)
         needs = frozenset().union(*(part.needs for part in self.parts.values()))
-        self.views.need(algo.parts("views"), needs)
+        early = [
+            need for name, part in self.parts.items() if not name.startswith("terms.") for need in part.needs
+        ]
+        self.views.need(algo.parts("views"), needs, early)
 
     def admit(self, samples: Sequence[Sample], progress: Progress) -> list[Sample]:
         kept = list(samples)

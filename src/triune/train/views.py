@@ -31,12 +31,16 @@ class Views:
         self.declared: dict[str, ViewOptions] = {}
         self.held: dict[str, View] = {}
         self.extras = frozenset[str]()
+        self.early: set[str] = set()
         self.wanted: dict[str, frozenset[str]] = {"old": frozenset()}
         self.placed = False
         self.reads: Callable[[Batch], torch.Tensor] | None = None
 
-    def need(self, declared: Mapping[str, ViewOptions], needs: Collection[str]) -> None:
-        """Takes over what the parts need, and declares it to the family.
+    def need(
+        self, declared: Mapping[str, ViewOptions], needs: Collection[str], early: Collection[str] = ()
+    ) -> None:
+        """Takes over what the parts need, and declares it to the family. `early` is what is needed before mini-batches are
+        cut, by shapes, the advantage and adjustments: such a view is evaluated then, and again where it is live.
 
         Raises RecipeError for a need that is neither a declared view nor an extra that the family provides, for a view
         that it cannot give, and for a loss on a view that carries no gradient.
@@ -49,6 +53,7 @@ class Views:
             if name in (*provides, "old", "current") or not name.isidentifier():
                 raise RecipeError(f"algo.views.{name}: a view cannot have this name; choose another word")
         self.extras = frozenset(need for need in needs if need in provides)
+        self.early = {need.split(".")[0] for need in early}
         self.wanted = {"old": self.extras & {"value"}}
         self.placed = "old.placed" in needs
         unknown = []
@@ -106,7 +111,7 @@ class Views:
     @property
     def passes(self) -> int:
         """Forward passes of a step over its rollouts besides the one that is trained."""
-        return len(self.wanted) - self.known
+        return len(self.wanted) - self.known + len(self.early.intersection(self.live))
 
     @property
     def differentiated(self) -> int:
@@ -146,10 +151,10 @@ class Views:
             with torch.no_grad():
                 values = torch.cat([self.reads(micro) for micro in micros])
             views["old"] = Evaluated(logp=whole.logp_behavior, value=values)
-        for name in sorted(self.wanted.keys() - views.keys() - set(self.live)):
+        for name in sorted(self.wanted.keys() - views.keys() - (set(self.live) - self.early)):
             with torch.no_grad():
-                asked = "current" if name == "old" else name
-                seen = [self.family.evaluate(micro, want=self.wanted[name], view=asked) for micro in micros]
+                asked, want = "current" if name == "old" else name, self.wanted[name] - {"distribution"}
+                seen = [self.family.evaluate(micro, want=want, view=asked) for micro in micros]
             views[name] = _joined(seen)
         # What older weights drew, and is replayed, is clipped against those weights.
         stored = replayed(whole)[whole.trajectory]

@@ -391,3 +391,19 @@ def test_shapes_do_not_depend_on_the_micro_batches() -> None:
     whole = moved(1 << 30)
     assert torch.allclose(moved(4), whole, atol=1e-6)  # a rollout each
     assert torch.allclose(moved(9), whole, atol=1e-6)
+
+
+def test_a_reference_may_price_rewards_and_be_compared_with_in_full() -> None:
+    """A whole distribution is too large to be kept for a step; the log-probs that rewards need are not."""
+    family = TableFamily()
+    plan = recipe(
+        algo={
+            "shape": {"kl": {"kind": "kl_in_reward", "coef": 0.5}},
+            "terms": {"policy": {"kind": "reinforce"}, "kl": {"kind": "kl", "form": "full", "coef": 0.1}},
+        }
+    )
+    learner = Learner(family, plan, exact=True)
+    assert learner.views.passes == 2
+    made = [scored(trajectory([i], id=f"{i}", family=family), float(i)) for i in (1, 2)]
+    report = learner.step(lambda: made, plan, Progress(step=1, total_steps=10))
+    assert {"reward/kl", "reward/kl_coef", "loss/kl"} <= {metric.name for metric in report.metrics}
