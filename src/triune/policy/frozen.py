@@ -15,19 +15,20 @@ from triune.core.errors import RecipeError, WindowExceeded
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.policy.layout import Layout
-from triune.policy.views import KeptView, Still, fingerprint
+from triune.policy.views import KeptView, Still, View, fingerprint
 
 if TYPE_CHECKING:
     from triune.policy.language import LanguageFamily
 
 
-def frozen(family: LanguageFamily, name: str, view: FrozenPolicy) -> FrozenCopy | Teacher:
-    """What a family keeps of a frozen view."""
-    return (
-        FrozenCopy(family, view.sync_every, view.mix)
-        if view.path is None
-        else Teacher(family, name, view.path)
-    )
+def frozen(family: LanguageFamily, name: str, view: FrozenPolicy, known: View | None) -> FrozenCopy | Teacher:
+    """What a family keeps of a frozen view. A copy that it has already is the one of the start, whatever else changed."""
+    if view.path is not None:
+        return Teacher(family, name, view.path)
+    if isinstance(known, FrozenCopy):
+        known.follow(view)
+        return known
+    return FrozenCopy(family, view)
 
 
 class FrozenCopy(KeptView):
@@ -36,7 +37,7 @@ class FrozenCopy(KeptView):
     Its pictures have features of their own, computed once per step, unless tower and connector are shared.
     """
 
-    def __init__(self, family: LanguageFamily, sync_every: int, mix: float) -> None:
+    def __init__(self, family: LanguageFamily, view: FrozenPolicy) -> None:
         self.family = family
         trained = {id(p) for part in family.modules().values() for p in part.parameters()}
         named: dict[str, nn.Parameter] = {
@@ -45,7 +46,7 @@ class FrozenCopy(KeptView):
         seeing = {id(p) for part in ("vision", "connector") for p in family.modules()[part].parameters()}
         self._eyes = {name for name, p in named.items() if id(p) in seeing}
         self._features: dict[str, Tensor] = {}
-        super().__init__(named, sync_every, mix)
+        super().__init__(named, view)
 
     def begin(self, seed: int, progress: Progress) -> None:
         super().begin(seed, progress)

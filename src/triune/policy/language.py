@@ -175,7 +175,7 @@ class LanguageFamily:
                 made = CorruptedView(self, name, view)
             else:
                 assert isinstance(view, FrozenPolicy)
-                made = frozen(self, name, view)
+                made = frozen(self, name, view, known[1] if known else None)
             self._declared[name] = view, made
         return self._declared[name][1]
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from triune.algo.types import Batch, Evaluated
+from triune.algo.views.frozen import FrozenPolicy
 from triune.core.errors import RecipeError
 from triune.core.schedule import Progress
 from triune.monitor.metric import Metric
@@ -169,10 +170,15 @@ class Still:
 
 
 class KeptView(Still):
-    """A view by kept weights: what `frozen` without a path is, for any family. `sync_every` and `mix` are the view's."""
+    """A view by kept weights: what `frozen` without a path is, for any family."""
 
-    def __init__(self, live: Mapping[str, nn.Parameter], sync_every: int, mix: float) -> None:
-        self.kept, self.sync_every, self.mix = Kept(live), sync_every, mix
+    def __init__(self, live: Mapping[str, nn.Parameter], view: FrozenPolicy) -> None:
+        self.kept = Kept(live)
+        self.follow(view)
+
+    def follow(self, view: FrozenPolicy) -> None:
+        """Takes over other options, as a stage of the run may have them; the weights stay."""
+        self.sync_every, self.mix = view.sync_every, view.mix
 
     @property
     def nbytes(self) -> int:  # type: ignore[override]

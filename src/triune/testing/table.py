@@ -69,11 +69,15 @@ class TableFamily:
         self.declared: dict[str, tuple[ViewOptions, _Kept | _Blank]] = {}
 
     def declare(self, name: str, view: ViewOptions) -> View:
-        known = self.declared.get(name)
-        if known is None or known[0] != view:
-            made = _Kept(self, view) if isinstance(view, FrozenPolicy) else _Blank(self)
-            self.declared[name] = view, made
-        return self.declared[name][1]
+        known = self.declared.get(name, (None, None))
+        if known[0] == view and known[1] is not None:
+            return known[1]
+        made: _Kept | _Blank = _Blank(self)
+        if isinstance(view, FrozenPolicy):
+            made = known[1] if isinstance(known[1], _Kept) else _Kept(self, view)
+            made.follow(view)
+        self.declared[name] = view, made
+        return made
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"table": self.table, "critic": self.critic}
@@ -156,7 +160,7 @@ class _Kept(KeptView):
     def __init__(self, family: TableFamily, view: FrozenPolicy) -> None:
         self.family = family
         named = {f"{n}.{key}": p for n, m in family.modules().items() for key, p in m.named_parameters()}
-        super().__init__(named, view.sync_every, view.mix)
+        super().__init__(named, view)
 
     def evaluate(self, batch: Batch, want: frozenset[str]) -> Evaluated:
         with torch.no_grad(), self.kept.in_place():

@@ -387,6 +387,13 @@ def test_the_same_view_declared_again_is_the_one_that_is_held() -> None:
     views: list[ViewOptions] = [FrozenPolicy(), MASKED]
     for number, view in enumerate(views):
         assert family.declare(f"v{number}", view) is family.declare(f"v{number}", view.model_copy())
+    # A stage may have a reference follow: it is still that of the start.
+    rollouts = rolled(family, ragged())
+    before = seen(family, rollouts).logp
+    nudge(family)
+    held = family.declare("v0", FrozenPolicy(sync_every=1, mix=0.5))
+    assert held is family.declare("v0", FrozenPolicy())
+    assert torch.equal(seen(family, rollouts, "v0").logp, before)
 
 
 def test_adapters_have_a_reference_of_their_own_size() -> None:

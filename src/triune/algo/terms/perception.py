@@ -56,7 +56,8 @@ class PerceptionKL(TermOptions):
     )
     form: Literal["k3", "k3_swapped", "full"] = Field(default="k3", description="how D is computed")
     weighting: Literal["all", "correct_only", "weighted"] = Field(
-        default="all", description="rollouts that count: all alike, right ones only, or wrong ones less"
+        default="all",
+        description="rollouts that count: all alike, right ones only, or wrong (and unjudged) ones less",
     )
     wrong_weight: float = Field(
         default=0.1, ge=0, description="of `weighted`: what D of a wrong rollout counts"
