@@ -315,7 +315,18 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(ENVIRONMENTS._items, "fragile", Fragile)
         patch.setitem(ADVANTAGES._items, "forgetful", Forgetful)
-        for make in (seeing, looking, taught, shaped, corrected, comparing, playing, troubled, acting, collecting):
+        for make in (
+            seeing,
+            looking,
+            taught,
+            shaped,
+            corrected,
+            comparing,
+            playing,
+            troubled,
+            acting,
+            collecting,
+        ):
             make(folder / make.__name__)
             for name, labels in logged(folder / make.__name__).items():
                 names.setdefault(name, set()).update(labels)

@@ -362,6 +362,11 @@ def test_pairs_and_groups_without_one_are_counted(answers: Answers) -> None:
     assert both["pairs"].mean == (6 + 1) / 2
 
 
+def test_a_pair_is_measured_once_and_by_the_loss_that_compares(answers: Answers) -> None:
+    terms = [{"kind": "chosen_nll"}, {"kind": "preference_anchor"}, {"kind": "dpo"}]
+    assert answers.loss(terms, answers.logp).metrics == answers.loss(terms[2:], answers.logp).metrics
+
+
 @settings(max_examples=30, deadline=None)
 @given(order=st.permutations(range(7)), which=st.sampled_from(TERM_LIST))
 def test_order_of_rows_does_not_matter(order: list[int], which: dict[str, Any]) -> None:

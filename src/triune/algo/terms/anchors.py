@@ -27,6 +27,7 @@ class ChosenNLL(PairTerm):
     """
 
     anchored: ClassVar[bool] = False
+    beside: ClassVar[bool] = True
 
     kind: Literal["chosen_nll"] = "chosen_nll"
     beta: float = Field(default=1.0, gt=0, description="the preference term's beta in RPO's sum form, else 1")
@@ -48,6 +49,8 @@ class PreferenceAnchor(Contrast):
     An absolute anchor as in mDPO and OPA-DPO. The released OPA-DPO code has the sign of one *chosen* answer inverted, which
     pushes it down; here every winner is drawn up. One more forward pass (reference).
     """
+
+    beside: ClassVar[bool] = True
 
     kind: Literal["preference_anchor"] = "preference_anchor"
     anchor: float = Field(default=0.0, description="how far above (below) 0 the implied reward is to be")

@@ -88,6 +88,9 @@ class AnswerTerm(TermOptions):
 class PairTerm(AnswerTerm):
     """A loss over pairs (winner, loser): `contrast` gives it per pair."""
 
+    beside: ClassVar[bool] = False
+    """Whether it stands beside another loss on the same pairs, which measures them."""
+
     pairs: PairRule = Field(default=PairRule(), description="which rows of a group are compared")
 
     @abstractmethod
@@ -104,8 +107,7 @@ class PairTerm(AnswerTerm):
     def __call__(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> TermResult:
         winner, loser = self.sides(batch, current, views)
         loss = self.contrast(winner, loser)
-        metrics = per_group(batch)
-        metrics += self.measured(batch, winner, loser)
+        metrics = [] if self.beside else self.measured(batch, winner, loser)
         return TermResult(loss=(loss * batch.pair_weight).sum(), metrics=metrics)
 
     def sides(self, batch: Batch, current: Evaluated, views: Mapping[str, Evaluated]) -> tuple[Side, Side]:
@@ -123,7 +125,7 @@ class PairTerm(AnswerTerm):
         return side(batch.pairs[:, 0]), side(batch.pairs[:, 1])
 
     def measured(self, batch: Batch, winner: Side, loser: Side) -> list[Metric]:
-        """Per source: how often the policy implies the recorded preference, and by how much."""
+        """Per source: the pairs, how often the policy implies what was preferred, and by how much."""
         won, lost = self.implied(winner).detach(), self.implied(loser).detach()
         values = {
             "accuracy": (won > lost).double() + 0.5 * (won == lost).double(),
@@ -133,7 +135,9 @@ class PairTerm(AnswerTerm):
             "chosen_logp": winner.logp.detach(),
             "rejected_logp": loser.logp.detach(),
         }
-        return per_pair(batch, {f"preference/{name}": value for name, value in values.items()})
+        labels = {"component": self.component} if self.component != "policy" else {}
+        named = {f"preference/{name}": value for name, value in values.items()}
+        return [*per_group(batch, **labels), *per_pair(batch, named, **labels)]
 
 
 def paired(
@@ -146,17 +150,19 @@ def paired(
     return Share(live=live, weight=live.float(), pairs=found.rows, pair_weight=found.weight)
 
 
-def per_pair(batch: Batch, values: Mapping[str, Tensor]) -> list[Metric]:
+def per_pair(batch: Batch, values: Mapping[str, Tensor], **labels: str) -> list[Metric]:
     """Values of pairs [P] by the source of the winner; nothing where there are none."""
     source = [batch.trajectories[int(row)].source for row in batch.pairs[:, 0].tolist()]
     return [
-        Metric.of(name, [v for v, s in zip(value.tolist(), source, strict=True) if s == one], source=one)
+        Metric.of(
+            name, [v for v, s in zip(value.tolist(), source, strict=True) if s == one], source=one, **labels
+        )
         for one in dict.fromkeys(source)
         for name, value in values.items()
     ]
 
 
-def per_group(batch: Batch) -> list[Metric]:
+def per_group(batch: Batch, **labels: str) -> list[Metric]:
     """Per source: `pairs`, the number of a group (its total is their number; a tie in both directions is one), and
     `pairs/none`, the share of groups without any."""
     live = segment_sum(batch.live.double(), batch.trajectory, len(batch.trajectories)).tolist()
@@ -167,8 +173,8 @@ def per_group(batch: Batch) -> list[Metric]:
     out: list[Metric] = []
     for source in dict.fromkeys(groups.values()):
         counts = [count for key, count in found.items() if groups[key] == source]
-        out.append(Metric.of("pairs", counts, source=source))
-        out.append(Metric.of("pairs/none", [float(count == 0) for count in counts], source=source))
+        out.append(Metric.of("pairs", counts, source=source, **labels))
+        out.append(Metric.of("pairs/none", [float(count == 0) for count in counts], source=source, **labels))
     return out
 
 
