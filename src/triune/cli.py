@@ -57,8 +57,12 @@ def train(
     else:
         chosen = Recipe.load(find_recipe(recipe), overrides)
         folder = run_dir or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    out.print(f"run {folder}")
     from triune.loop import train as run
+    from triune.runtime.world import world
+
+    folder = world().first(lambda: folder)  # its name may hold the time
+    if world().leads:
+        out.print(f"run {folder}")
 
     run(chosen, folder, resume=resume is not None)
     return 0

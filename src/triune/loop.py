@@ -27,8 +27,9 @@ from triune.rollout.generator import Demand, Generator
 from triune.rollout.greedy import greedy_rows
 from triune.rollout.remembers import go_back, state_of
 from triune.runtime.process import Clock, Interrupt, Interrupted
+from triune.runtime.world import world
 from triune.serve.build import build_judge
-from triune.train import checkpoint, startup
+from triune.train import checkpoint, parallel, startup
 from triune.train.position import Position
 from triune.train.update import Update
 from triune.verify.guard import FailureGuard
@@ -41,16 +42,10 @@ class Loop:
         self.recipe, self.run_dir = recipe, run_dir
         self.mixture = Mixture.of(recipe)
         self.family: Family = recipe.policy.build()  # type: ignore[attr-defined]
-        self.generator: Generator = recipe.rollout.build(self.family)  # type: ignore[attr-defined]
-        self.judge = build_judge(recipe.judge, FailureGuard(recipe.judge.max_failure_rate))
+        self.generator: Generator = parallel.generator(recipe.rollout.build(self.family), self.family)  # type: ignore[attr-defined]
+        self.judge = parallel.judge(build_judge(recipe.judge, FailureGuard(recipe.judge.max_failure_rate)))
         self.update: Update = recipe.algo.build(self.family, recipe, self.generator.exact)  # type: ignore[attr-defined]
-        self.monitor = monitor or Monitor(
-            run_dir,
-            recipe.monitor.sinks,
-            recipe.monitor.words,
-            recipe.monitor.rollouts_every,
-            recipe.train.total_steps,
-        )
+        self.monitor = monitor or parallel.monitor(run_dir, recipe)
         self.done = 0
         self.batches = 0
         self.skipped: Counter[str] = Counter()
@@ -163,9 +158,10 @@ class Loop:
                 if train.eval_every and (last or self.done % train.eval_every == 0):
                     self.evaluate("eval")
                 due = train.checkpoint_every and self.done % train.checkpoint_every == 0
-                if last or due or interrupt.asked:
+                asked = world().any(interrupt.asked)
+                if last or due or asked:
                     self.save()
-                if interrupt.asked and not last:
+                if asked and not last:
                     raise Interrupted(
                         f"stopped after step {self.done}; continue with: triune train --resume {self.run_dir}"
                     )
@@ -200,6 +196,10 @@ class Loop:
         return scored
 
     def save(self) -> Path:
+        parallel.same_weights(self.family)
+        return world().first(self._save)
+
+    def _save(self) -> Path:
         position = Position.of(
             self.done, self.batches, self.mixture, self.judge.guard, self.monitor.store, self.skipped
         )
@@ -217,15 +217,17 @@ class Loop:
 
 
 def train(recipe: Recipe, run_dir: Path, resume: bool = False) -> None:
-    """Runs a recipe under `run_dir`; `resume` continues its newest checkpoint, or begins again where there is none."""
-    saved = checkpoint.begin(run_dir, resume)
+    """Runs a recipe under `run_dir`; `resume` continues its newest checkpoint, or begins again where there is none. Under
+    torchrun, all its processes run it together (`train/parallel.py`)."""
+    run_dir, saved = world().first(lambda: (run_dir, checkpoint.begin(run_dir, resume)))
+    world().same("the recipe", recipe.to_yaml())
     with Loop(recipe, run_dir) as loop:
         if saved:
             loop.restore(saved)
         else:
             loop.monitor.rewind(0)
             loop.check()
-            save_provenance(run_dir, recipe)
+            world().first(lambda: save_provenance(run_dir, recipe))
         loop.run()
 
 

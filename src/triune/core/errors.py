@@ -38,6 +38,10 @@ class StorageError(TriuneError):
     """A run could not be written (disk full, permission); what was written before is intact."""
 
 
+class ProcessLost(TriuneError):
+    """Another process of a run by several has ended; this one ends too, because neither can go on alone."""
+
+
 class ExportError(TriuneError):
     """What was exported is not what was trained; the folder is not kept."""
 

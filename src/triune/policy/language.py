@@ -6,7 +6,7 @@ features, lays trajectories out with a shared prefix, and scores them under the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,8 @@ class LanguageFamily:
         self.pictures = Pictures(model, processor, self.image_id, connectors)
         self._prompts: dict[str, tuple[Sample, Segment]] = {}
         self._declared: dict[str, tuple[ViewOptions, View]] = {}
+        # By observations of this step: to whose rollouts.
+        self.shown: dict[tuple[str, str], tuple[str, Media]] = {}
         self._confirmed = False
         plain = options.attention == "sdpa" and self.attends == vlm.Attends()
         self._tree = plain and attention.install(self.decoder, self._tree_agrees)
@@ -135,6 +137,7 @@ class LanguageFamily:
     def observation(self, observation: Observation, owner: str) -> Segment:
         """What an observation adds after a turn, and the start of the policy's next one. Errors name the sample."""
         media = [block for block in observation.blocks if isinstance(block, Media)]
+        self.shown |= {(owner, medium.sha256): (owner, medium) for medium in media}
         return self._segment(self.chat.observation(observation.blocks), media, owner)
 
     def _segment(self, text: str, media: Sequence[Media], owner: str) -> Segment:
@@ -219,8 +222,16 @@ class LanguageFamily:
                 f"{type(self.model).__name__}: this architecture needs inputs that policy.kind language does not give it"
             )
 
+    def meet(self, samples: Sequence[Sample], shown: Iterable[tuple[str, Media]]) -> None:
+        """Prepares the pictures of these samples' prompts, and those that were `shown` in other processes' rollouts."""
+        for sample in samples:
+            self.prompt(sample)
+        for owner, medium in shown:
+            self.pictures.add(medium, owner)
+
     def begin_step(self, samples: Sequence[Sample]) -> None:
         self._prompts.clear()
+        self.shown.clear()
         if vlm.trains(self._parts["vision"]):
             self.pictures.begin_step(samples, "tower")
         else:

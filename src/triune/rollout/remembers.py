@@ -20,12 +20,14 @@ class Remembers(Protocol):
 
 
 def state_of(generator: Generator) -> dict[str, object]:
-    return generator.state() if isinstance(generator, Remembers) else {}
+    inner = getattr(generator, "inner", generator)  # of one that several processes share
+    return inner.state() if isinstance(inner, Remembers) else {}
 
 
 def go_back(generator: Generator, state: Mapping[str, object], version: int) -> None:
     """Has a generator go on from a checkpoint."""
-    if isinstance(generator, Remembers):
-        generator.restore(state, version)
+    inner = getattr(generator, "inner", generator)
+    if isinstance(inner, Remembers):
+        inner.restore(state, version)
     else:
         generator.load(version)

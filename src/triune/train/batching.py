@@ -39,7 +39,12 @@ def weigher(family: Family) -> Weigh:
 
 
 def split(
-    scored: Sequence[Scored], weigh: Weigh, minibatches: int, budget: Budget, couples: bool = False
+    scored: Sequence[Scored],
+    weigh: Weigh,
+    minibatches: int,
+    budget: Budget,
+    couples: bool = False,
+    processes: int = 1,
 ) -> tuple[list[Scored], list[list[int]], list[list[int]], int]:
     """The rollouts in the order of the micro-batches; these, as lists of indices; which of them form each mini-batch; and
     how many are over the budget although they hold a single piece.
@@ -63,7 +68,7 @@ def split(
             for key in keys[start : start + share]
             for piece in _pieces(groups[key], scored, weigh, budget, couples)
         ]
-        filled = _fill([(*w, sorted(rank[i] for i in rows)) for rows, w in pieces], budget)
+        filled = _fill([(*w, sorted(rank[i] for i in rows)) for rows, w in pieces], budget, processes)
         over += sum(not budget.holds(w) for _, w in pieces)
         plan.append([*range(len(parts), len(parts) + len(filled))])
         parts += filled
@@ -86,14 +91,15 @@ def _pieces(
     return list(zip(pieces, weights, strict=True))
 
 
-def _fill(pieces: Sequence[tuple[int, int, list[int]]], budget: Budget) -> list[list[int]]:
-    """As few micro-batches as hold the pieces (tokens, vision tokens, rollouts), balanced."""
+def _fill(pieces: Sequence[tuple[int, int, list[int]]], budget: Budget, processes: int) -> list[list[int]]:
+    """As few micro-batches as hold the pieces (tokens, vision tokens, rollouts) and give every process one, balanced."""
     ordered = sorted(pieces, key=lambda piece: (-piece[0], piece[2]))
     alone = [rows for tokens, vision, rows in ordered if not budget.holds((tokens, vision))]
     others = [piece for piece in ordered if budget.holds(piece[:2])]
     least = max(
         -(-sum(piece[0] for piece in others) // budget.tokens),
         -(-sum(piece[1] for piece in others) // budget.vision),
+        min(processes - len(alone), len(others)),
     )
     for count in range(least, len(others) + 1):
         bins: list[tuple[int, int, list[int]]] = [(0, 0, []) for _ in range(count)]

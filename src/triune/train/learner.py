@@ -5,6 +5,7 @@ This is one implementation of `Update` (train/update.py), the single thing that 
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,9 +24,11 @@ from triune.core.schedule import Progress
 from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Episode
+from triune.runtime.world import world
 from triune.train.batching import Budget, cut, join, laid_out, rewards, spans, split, weigher
 from triune.train.gather import Gathering
 from triune.train.optim import Optimizer
+from triune.train.parallel import packed
 from triune.train.update import Report
 from triune.train.views import Views, staged
 
@@ -97,9 +100,9 @@ class Learner:
             return Report.of(None, others, self.observed(metrics))
         count = recipe.train.minibatches_per_step
         scored, parts, minibatches, over = split(
-            fresh, weigher(self.family), count, self.budget, self.objective.couples
+            fresh, weigher(self.family), count, self.budget, self.objective.couples, world().size
         )
-        micros = [self.family.pack([scored[i].trajectory for i in part]) for part in parts]
+        micros = packed(self.family, [[scored[i].trajectory for i in part] for part in parts])
         metrics += [*laid_out(micros), scalar("layout/over_budget", over)]
         step = self.credited(micros, scored, progress, metrics)
         assert step.credit is not None
@@ -109,14 +112,14 @@ class Learner:
             chosen[[i for m in mine for i in parts[m]]] = True
             shares = self.objective.shares(step.batch, step.credit, step.rewards, chosen)
             losses: dict[str, float] = defaultdict(float)
-            for m in mine:
-                found, part_losses = self.backward(step, shares, micros[m], places[m], first=number == 0)
+            one = functools.partial(self.backward, step, shares, micros, places, number == 0)
+            for found, part_losses in world().each(mine, one):
                 metrics += found
                 for name, value in part_losses.items():
                     losses[name] += value
             metrics += [scalar(f"loss/{name}", value) for name, value in losses.items()]
-            done = self.optimizer.step(recipe.train.optimizer, progress.step, recipe.train.total_steps)
-            metrics += done.metrics()
+            moved = self.optimizer.step(recipe.train.optimizer, progress.step, recipe.train.total_steps)
+            metrics += moved.metrics()
         metrics += self.views.end(micros, progress)
         return Report.of(step, others, self.observed(metrics))
 
@@ -145,11 +148,13 @@ class Learner:
         return step
 
     def backward(
-        self, step: Step, shares: Mapping[str, Share], micro: Batch, span: Span, first: bool
-    ) -> tuple[list[Metric], dict[str, float]]:
+        self, step: Step, shares: Mapping[str, Share], micros: Sequence[Batch], places: Sequence[Span],
+        first: bool, number: int,
+    ) -> tuple[list[Metric], dict[str, float]]:  # fmt: skip
         """Gradient of one micro-batch, its metrics and its part of every term's loss; while the weights have not
         moved, also engine against learner."""
         assert step.credit is not None
+        micro, span = micros[number], places[number]
         micro.advantage = step.credit.advantage[span.decisions]
         micro.reward = step.rewards.total[span.rows].float()
         if step.credit.returns is not None:

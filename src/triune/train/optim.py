@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from triune.core.errors import RecipeError, nearest
 from triune.core.recipe import OptimizerSpec, TrainSpec
 from triune.monitor.metric import Metric, scalar
+from triune.runtime.world import world
 
 CRITIC = "critic"
 """The module that a critic is called, in every family that has one."""
@@ -126,6 +127,7 @@ class Optimizer:
     def step(self, spec: OptimizerSpec, step: int, total_steps: int) -> Stepped:
         """One update at the schedule's rate. A non-finite gradient changes nothing and is counted in `skipped`."""
         factor = rate_factor(spec, step, total_steps)
+        _add_up([w for weights in self.weights for w in weights if w.requires_grad])
         norms: dict[str, Tensor] = {}
         by_layer: dict[str, list[Tensor]] = defaultdict(list)
         trained = [
@@ -201,6 +203,18 @@ class Optimizer:
                 group["params"][index] = copy.to(weights[index].device)
         self.adamw.load_state_dict(state["adamw"])
         self.skipped = int(state["skipped"])
+
+
+def _add_up(weights: Sequence[nn.Parameter]) -> None:
+    """Gradients of all processes of the run, summed. A weight that has none anywhere keeps none."""
+    if world().size == 1:
+        return
+    known = torch.tensor([float(weight.grad is not None) for weight in weights])
+    world().add([known])
+    for weight, count in zip(weights, known.tolist(), strict=True):
+        if count and weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    world().add([weight.grad for weight in weights if weight.grad is not None])
 
 
 def _floats(values: Mapping[str, Tensor]) -> dict[str, float]:

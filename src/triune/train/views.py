@@ -18,6 +18,7 @@ from triune.monitor.metric import Metric, scalar
 from triune.policy.family import Family
 from triune.policy.options import POLICIES
 from triune.policy.views import View
+from triune.runtime.world import world
 
 
 class Views:
@@ -147,19 +148,22 @@ class Views:
         self.begin(progress)
         drawn = not self.placed or bool(whole.sampled.all())
         views = {"old": Evaluated(logp=whole.logp_behavior)} if self.known and drawn else {}
-        if self.reads is not None and drawn:
+        if (read := self.reads) is not None and drawn:
             with torch.no_grad():
-                values = torch.cat([self.reads(micro) for micro in micros])
-            views["old"] = Evaluated(logp=whole.logp_behavior, value=values)
+                values = world().each(range(len(micros)), lambda m: read(micros[m]))
+            views["old"] = Evaluated(logp=whole.logp_behavior, value=torch.cat(values))
         for name in sorted(self.wanted.keys() - views.keys() - (set(self.live) - self.early)):
-            with torch.no_grad():
-                asked, want = "current" if name == "old" else name, self.wanted[name] - {"distribution"}
-                seen = [self.family.evaluate(micro, want=want, view=asked) for micro in micros]
-            views[name] = _joined(seen)
+            asked, want = "current" if name == "old" else name, self.wanted[name] - {"distribution"}
+            views[name] = self._seen(micros, want, asked)
         # What older weights drew, and is replayed, is clipped against those weights.
         stored = replayed(whole)[whole.trajectory]
         views["old"].logp = torch.where(stored, whole.logp_behavior, views["old"].logp)
         return views
+
+    @torch.no_grad()
+    def _seen(self, micros: Sequence[Batch], want: frozenset[str], view: str) -> Evaluated:
+        evaluate = self.family.evaluate
+        return _joined(world().each(range(len(micros)), lambda m: evaluate(micros[m], want=want, view=view)))
 
     def now(self, micro: Batch) -> dict[str, Evaluated]:
         """The live views of one micro-batch, by the weights of this moment; with gradient where a view carries one."""
