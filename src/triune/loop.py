@@ -197,14 +197,13 @@ class Loop:
 
     def save(self) -> Path:
         parallel.same_weights(self.family)
-        return world().first(self._save)
-
-    def _save(self) -> Path:
         position = Position.of(
             self.done, self.batches, self.mixture, self.judge.guard, self.monitor.store, self.skipped
         )
         state = {**self.update.state(), "generator": state_of(self.generator)}
-        return checkpoint.write(self.run_dir, position, self.family, state, self.recipe)
+        return world().first(
+            lambda: checkpoint.write(self.run_dir, position, self.family, state, self.recipe)
+        )
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint; what the monitor holds beyond it is forgotten."""
