@@ -58,13 +58,16 @@ def train(
         chosen = Recipe.load(find_recipe(recipe), overrides)
         folder = run_dir or Path("runs") / f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}"
     from triune.loop import train as run
-    from triune.runtime.world import world
+    from triune.runtime.world import leave, world
 
     folder = world().first(lambda: folder)  # its name may hold the time
     if world().leads:
         out.print(f"run {folder}")
 
-    run(chosen, folder, resume=resume is not None)
+    try:
+        run(chosen, folder, resume=resume is not None)
+    finally:
+        leave()
     return 0
 
 

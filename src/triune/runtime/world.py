@@ -85,8 +85,10 @@ class World:
 
     def same(self, what: str, value: Hashable) -> None:
         """Raises TriuneError when a value that must be one differs between processes."""
-        if len(set(found := self.all(lambda: value))) > 1:
-            raise TriuneError(f"{what}: the processes of this run do not agree: {found}")
+        if len(set(self.all(lambda: value))) > 1:
+            raise TriuneError(
+                f"{what} must be the same in all processes of a run, and differs: they cannot train together"
+            )
 
     def add(self, tensors: Sequence[Tensor]) -> None:
         """Puts the sum over all processes into each tensor; added up in 32 bits, a few millions of numbers at a time."""
