@@ -93,17 +93,9 @@ class Loop:
         clock.tick("update", sum(self.family.cost(one.trajectory) for one in report.trained))
         self.done += 1
         self.generator.load(self.done)
-        self.monitor.log_step(
-            self.done,
-            "train",
-            report.scored,
-            [
-                *report.metrics,
-                *clock.metrics(),
-                *(scalar("rows_skipped", n, source=s) for s, n in self.skipped.items()),
-            ],
-            advantages=report.advantages,
-        )
+        skipped = (scalar("rows_skipped", n, source=s) for s, n in self.skipped.items())
+        measured = [*report.metrics, *clock.metrics(), *skipped]
+        self.monitor.log_step(self.done, "train", report.scored, measured, advantages=report.advantages)
         return report.scored
 
     def usable(self, samples: Sequence[Sample], *, drawn: bool = True) -> list[Sample]:
@@ -201,9 +193,8 @@ class Loop:
             self.done, self.batches, self.mixture, self.judge.guard, self.monitor.store, self.skipped
         )
         state = {**self.update.state(), "generator": state_of(self.generator)}
-        return world().first(
-            lambda: checkpoint.write(self.run_dir, position, self.family, state, self.recipe)
-        )
+        parts = position, self.family, state, self.recipe
+        return world().first(lambda: checkpoint.write(self.run_dir, *parts))
 
     def restore(self, path: Path) -> None:
         """Goes back to a checkpoint; what the monitor holds beyond it is forgotten."""
