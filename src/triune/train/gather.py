@@ -8,8 +8,7 @@ from dataclasses import replace
 from triune.algo.options import CollectOptions
 from triune.core.schedule import Progress
 from triune.monitor.metric import Metric, Scored
-
-_FAULTS = ("env_error", "aborted", "inconsistent")
+from triune.rollout.conversation import FAULTS
 
 
 class Gathering:
@@ -43,7 +42,7 @@ class Gathering:
             replace(
                 one,
                 in_loss=False,
-                in_baseline=one.verdict.reward is not None and one.trajectory.ending not in _FAULTS,
+                in_baseline=one.verdict.reward is not None and one.trajectory.ending not in FAULTS,
                 reason=self._left[key],
                 drawn=self._drawn(one),
             )

@@ -248,7 +248,7 @@ def test_what_is_drawn_later_has_been_through_the_collectors_before() -> None:
     step(one, plan, 1, group("a", [0, 1]))
     report = step(one, plan, 2, group("b", [0, 0], version=1), group("a", [0, 0], version=1))
     trained = [o for o, a in zip(report.scored, report.advantages, strict=True) if a is not None]
-    assert [o.trajectory.id for o in trained] == ["a#1/1", "a#1/0@0"]
+    assert [o.trajectory.id for o in trained] == ["a#1/1", "a#0/1@0"]
 
 
 # -- replay of successes -------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_one_success_in_a_group_of_eight_failures() -> None:
     step(one, plan, 2, group("a", [0] * 7 + [1], version=1))
     report = step(one, plan, 3, group("a", [0] * 8, version=2))
     advantages = dict(zip([o.trajectory.id for o in report.scored], report.advantages, strict=True))
-    assert advantages.pop("a#7/1@1") == pytest.approx(math.sqrt(7), abs=1e-4)
+    assert advantages.pop("a#0/2@1") == pytest.approx(math.sqrt(7), abs=1e-4)
     assert advantages.pop("a#0/2") is None  # gave way: all failures are of one length
     assert list(advantages.values()) == pytest.approx([-0.378] * 7, abs=1e-3)
 
@@ -322,11 +322,27 @@ def test_a_replayed_row_takes_the_place_of_another_of_the_group() -> None:
     ]  # fmt: skip
     kept, said = part.select(again, batches(), at(5))
     row = kept[-1]
-    assert row.trajectory.id == row.outcome.id == row.verdict.id == "a#1/0@0"
+    assert row.trajectory.id == row.outcome.id == row.verdict.id == "a#0/4@0"
     assert (row.trajectory.group, row.trajectory.sample, row.sample.id) == ("a~2", "a~2", "a~2")
     assert row.verdict.reward == 1
     assert row.trajectory.resolved[LAG] == 4
     assert count(said, "replay/lag", source="s") == 4
+
+
+def test_a_prompt_that_comes_twice_in_a_step_is_helped_twice() -> None:
+    part = stored([1, 0])
+    twice = group("a", [0, 0], version=1)
+    twice += [
+        replace(
+            o,
+            sample=o.sample.model_copy(update={"id": "a~2"}),
+            trajectory=o.trajectory.model_copy(update={"group": "a~2", "id": f"a~2#{o.trajectory.rank}/1"}),
+        )
+        for o in twice
+    ]
+    kept, said = part.select(twice, batches(), at(2))
+    assert count(said, "replay/injected") == 2
+    assert len({o.trajectory.id for o in kept}) == 4
 
 
 def test_the_buffer_is_first_in_first_out_and_bounded() -> None:

@@ -99,12 +99,13 @@ def test_a_frozen_towers_features_are_shared_with_the_learner() -> None:
     assert family.pictures.computed == computed
 
 
+@pytest.mark.parametrize("options", KINDS, ids=["weights", "lora"])
 @pytest.mark.parametrize("policy", ["float32", "bfloat16"])
-def test_another_precision_is_that_models_own(policy: str) -> None:
+def test_another_precision_is_that_models_own(policy: str, options: dict[str, Any]) -> None:
     """What a copy in bfloat16 draws is what a model loaded in bfloat16 draws."""
     other = "bfloat16" if policy == "float32" else "float32"
-    family = tiny("qwen", dtype=policy)
-    cast = tiny("qwen", dtype=policy)
+    family = tiny("qwen", dtype=policy, **options)
+    cast = tiny("qwen", dtype=policy, **options)
     from triune.policy import vlm
 
     vlm.cast(cast.model, getattr(torch, other))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from triune.core.errors import RecipeError
 from triune.monitor.metric import Metric, Scored
+from triune.rollout.conversation import FAULTS
 
 
 def by_group(scored: Sequence[Scored]) -> dict[str, list[Scored]]:
@@ -46,7 +47,7 @@ def unaided(group: Sequence[Scored]) -> list[Scored]:
 def value(one: Scored, metric: str) -> float | None:
     """`reward`, `accuracy` (of the main check) or the value of the check that `metric` names; None where nobody could judge
     (an episode that failed by no fault of the policy is not judged either). Raises RecipeError for an unknown check."""
-    if one.verdict.reward is None or one.trajectory.ending in ("env_error", "aborted", "inconsistent"):
+    if one.verdict.reward is None or one.trajectory.ending in FAULTS:
         return None
     if metric == "reward":
         return one.verdict.reward

@@ -53,8 +53,8 @@ class Entry:
         )
 
     def in_place_of(self, one: Scored, lag: int) -> Scored:
-        """This row in the group, and at the rank, of another rollout of the prompt."""
-        name = f"{self.trajectory.id}@{self.version}"
+        """This row in the group, and at the rank, of another rollout of the prompt: a prompt may come twice in a step."""
+        name = f"{one.trajectory.id}@{self.version}"
         given = {"group": one.trajectory.group, "rank": one.trajectory.rank, "sample": one.sample.id}
         resolved = {**self.trajectory.resolved, LAG: float(lag)}
         trajectory = self.trajectory.model_copy(
@@ -218,12 +218,14 @@ class Replay(CollectOptions):
 
     def _bound(self, counts: Counts) -> None:
         surplus = sum(map(len, self._entries.values())) - self.total
+        if surplus <= 0:
+            return
         ages = sorted(
             (entry.version, order, key)
             for order, (key, entries) in enumerate(self._entries.items())
             for entry in entries
         )
-        for _, _, key in ages[: max(0, surplus)]:
+        for _, _, key in ages[:surplus]:
             self._entries[key].pop(0)
             counts.add("replay/evicted", key.split("\x1f")[0], "total")
         self._entries = {key: entries for key, entries in self._entries.items() if entries}
