@@ -22,7 +22,7 @@ from triune.testing.table import TableFamily, batch_of, recipe, scored, trajecto
 from triune.train.batching import rewards
 from triune.train.learner import Learner
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=20, deadline=None)
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 1.0]), min_size=2, max_size=6)
 BY_GROUP = ["group", "rloo", "opo", "gpg", "maxrl", "pass_at_k", "gdpo", "win_rate", "rank"]
 
