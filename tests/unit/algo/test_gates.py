@@ -96,7 +96,8 @@ def test_what_counts_is_declared() -> None:
     # A demonstration that is placed for two components is one answer.
     step = step_of(group("a", [0, 0], "expert", "off_policy"))
     metrics = ADJUSTMENTS["gate_soft"]()(step)
-    assert shares(metrics) == {"1": 1.0}
+    nothing = {"2": 0.0, "3": 0.0, "4": 0.0, "5": 0.0, "undemonstrated": 0.0, "unjudged": 0.0}
+    assert shares(metrics) == {"1": 1.0, **nothing}
 
 
 def test_an_episode_in_several_rows_is_one_answer() -> None:
@@ -139,7 +140,7 @@ def test_ahpo_adds_imitation_and_can_share_a_normaliser() -> None:
     step = step_of([*group("a", [1, 0, 0], "expert"), *group("b", [1, 1, 0], "expert")])
     metrics = ADJUSTMENTS["gate_below"](below=2)(step)
     assert {id for id, why in fates(step).items() if why} == {"b expert"}
-    assert shares(metrics) == {"both": 0.5, "rl": 0.5}
+    assert shares(metrics) == {"both": 0.5, "rl": 0.5, "undemonstrated": 0.0, "unjudged": 0.0}
     assert step.credit is not None
     assert step.credit.scale is None
     step = step_of([*group("a", [1, 0, 0], "expert"), *group("b", [1, 1, 0], "expert")])

@@ -55,6 +55,11 @@ class Gate(AdjustOptions):
         """The fate of a group in which so many answers were correct."""
 
     @property
+    @abstractmethod
+    def modes(self) -> tuple[str, ...]:
+        """Every fate that `mode` may give: all are reported, so that a share of 0 is a number too."""
+
+    @property
     def shown(self) -> tuple[str, ...]:
         """Components of placed rows that the gate is about."""
         return (self.expert,)
@@ -62,14 +67,12 @@ class Gate(AdjustOptions):
     def __call__(self, step: Step) -> list[Metric]:
         fates: dict[str, list[str]] = defaultdict(list)
         solved: dict[str, list[float]] = defaultdict(list)
-        modes: dict[str, None] = {}
         for group in groups(step, self.policy, self.shown):
             mode = self._fate(step, group, solved)
             apply(step, group, mode, self.policy)
             fates[group.source].append(mode.name)
-            modes[mode.name] = None
         return [
-            *shares(fates, list(modes)),
+            *shares(fates, [*self.modes, "undemonstrated", "unjudged"]),
             *(Metric.of("gate/correct", seen, source=source) for source, seen in solved.items() if seen),
         ]
 
@@ -121,6 +124,10 @@ class GateSwitch(Gate):
     def shown(self) -> tuple[str, ...]:
         return (self.expert,) if self.off_at_most is None else (self.expert, self.off_policy)
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return ("sft", "rl") if self.off_at_most is None else ("sft", "off", "rl")
+
     def mode(self, correct: int) -> Mode:
         name = "sft" if correct <= self.at_most else "rl"
         if name == "rl" and self.off_at_most is not None and correct <= self.off_at_most:
@@ -162,6 +169,10 @@ class GateSoft(Gate):
     def shown(self) -> tuple[str, ...]:
         return self.expert, self.off_policy
 
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return tuple(str(row[0]) for row in self.table)
+
     def mode(self, correct: int) -> Mode:
         most, on, off, sft = next((row for row in self.table if correct <= row[0]), self.table[-1])
         return Mode(f"{most}", {self.policy: on, self.off_policy: off, self.expert: sft})
@@ -184,6 +195,10 @@ class GateBelow(Gate):
     shared_z: bool = Field(
         default=False, description="rollouts and demonstration share one token count per group"
     )
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        return "both", "rl"
 
     def mode(self, correct: int) -> Mode:
         open_ = correct < self.below
@@ -244,7 +259,7 @@ def apply(step: Step, group: Group, mode: Mode, policy: str) -> None:
 
 
 def shares(fates: Mapping[str, Sequence[str]], modes: Sequence[str]) -> list[Metric]:
-    """The share of each source's groups in each mode that the step has seen."""
+    """The share of each source's groups in each mode."""
     return [
         Metric.of("gate/share", [fate == mode for fate in seen], source=source, mode=mode)
         for source, seen in fates.items()
