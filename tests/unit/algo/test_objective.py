@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from triune.algo.objective import Objective
 from triune.algo.options import PolicyGradient
 from triune.algo.types import Batch, Credit, Evaluated
 from triune.core.errors import RecipeError
+from triune.core.loading import find_recipe
+from triune.core.recipe import Recipe
 from triune.core.schedule import Progress
 from triune.core.trajectory import Trajectory
 from triune.testing.table import TableFamily, recipe, share, trajectory
@@ -163,6 +166,7 @@ def test_an_objective_without_terms_or_without_its_constant_is_refused() -> None
         ({"terms": {"mine": {"kind": "ppo_clip", "clip_low": 2}}}, "terms.mine.clip_low"),
         ({"advantage": {"scale": "none"}}, "advantage: has no kind"),
         ({"preset": "grppo"}, "unknown preset 'grppo'"),
+        ({"terms": [{"kind": "value"}]}, "algo.advantage 'group' gives no returns for the term 'value'"),
     ],
 )
 def test_a_wrong_part_is_an_error_that_names_it(options: dict[str, Any], said: str) -> None:
@@ -182,3 +186,19 @@ def test_a_preset_is_overridden_part_by_part() -> None:
     without = PolicyGradient.model_validate({**algo.model_dump(), "terms": {"entropy": None}})
     assert "entropy" not in without.parts("terms")
     assert PolicyGradient.model_validate(without.model_dump()) == without
+
+
+def test_a_preset_given_later_replaces_what_was_said_without_it(tmp_path: Path) -> None:
+    """`triune train quickstart algo.preset=rloo` means RLOO, not RLOO's shape with the quickstart's advantage."""
+    plain = Recipe.load(find_recipe("quickstart"), ("algo.preset=rloo",)).algo
+    assert plain == PolicyGradient.model_validate({"preset": "rloo"})
+    tuned = Recipe.load(find_recipe("quickstart"), ("algo.preset=rloo", "algo.shape.kl.coef=0.1")).algo
+    assert tuned == PolicyGradient.model_validate({"preset": "rloo", "shape": {"kl": {"coef": 0.1}}})
+    file = tmp_path / "child.yaml"
+    file.write_text(f"base: {find_recipe('quickstart')}\nname: child\nalgo: {{preset: dapo-like}}\n")
+    with pytest.raises(RecipeError, match="unknown preset 'dapo-like'"):
+        Recipe.load(file)
+    file.write_text(f"base: {find_recipe('quickstart')}\nname: child\nalgo: {{preset: gspo}}\n")
+    assert Recipe.load(file).algo == PolicyGradient.model_validate({"preset": "gspo"})
+    assert Recipe.load(file, ("algo.preset=rloo",)).algo == plain
+    assert Recipe.model_validate(Recipe.load(file).dump()) == Recipe.load(file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,7 @@ from triune.algo.options import TERMS, TermOptions
 from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.algo.weights import readouts
+from triune.core.errors import RecipeError
 from triune.core.schedule import Schedule
 from triune.monitor.metric import Metric
 
@@ -36,6 +37,13 @@ class ValueLoss(TermOptions):
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"old", "value"})
+
+    def agree(self, parts: Mapping[str, Any]) -> None:
+        if "value" not in parts["advantage"].needs:
+            raise RecipeError(
+                f"algo.advantage {parts['advantage'].kind!r} gives no returns for the term {self.kind!r} to regress values on: "
+                "use gae, or leave the term out"
+            )
 
     def share(self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor) -> Share:
         return readouts(self, batch, credit, rows)
