@@ -86,7 +86,10 @@ class ClipCov(AdjustOptions):
         if not bool(live.any()):
             return []
         found = covariance(step.credit.advantage, step.views["old"].logp, live)
-        able = torch.nonzero(live & (found > self.low) & (found < self.high))[:, 0]
+        # In an order that no micro-batch decides, so that the draw depends on the step alone.
+        rows = [one.id for one in step.batch.trajectories]
+        inside = torch.nonzero(live & (found > self.low) & (found < self.high))[:, 0].tolist()
+        able = torch.tensor(sorted(inside, key=lambda n: (rows[int(step.batch.trajectory[n])], n)), dtype=torch.long)
         number = min(len(able), max(1, int(self.share * int(live.sum()))))
         generator = torch.Generator().manual_seed(step.progress.step)
         gone = torch.zeros_like(live)
