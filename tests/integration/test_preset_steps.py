@@ -62,7 +62,9 @@ def gradients(name: str, overrides: dict[str, Any], folder: Path) -> list[torch.
 
     def keep(optimizer: Any, args: Any, kwargs: Any) -> None:
         if not seen:
-            seen.extend(p.grad.clone() for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
+            seen.extend(
+                p.grad.clone() for g in optimizer.param_groups for p in g["params"] if p.grad is not None
+            )
 
     with Loop(recipe, folder) as loop:
         loop.mixture = Answered(loop.mixture)  # type: ignore[assignment]

@@ -89,7 +89,9 @@ class ClipCov(AdjustOptions):
         # In an order that no micro-batch decides, so that the draw depends on the step alone.
         rows = [one.id for one in step.batch.trajectories]
         inside = torch.nonzero(live & (found > self.low) & (found < self.high))[:, 0].tolist()
-        able = torch.tensor(sorted(inside, key=lambda n: (rows[int(step.batch.trajectory[n])], n)), dtype=torch.long)
+        able = torch.tensor(
+            sorted(inside, key=lambda n: (rows[int(step.batch.trajectory[n])], n)), dtype=torch.long
+        )
         number = min(len(able), max(1, int(self.share * int(live.sum()))))
         generator = torch.Generator().manual_seed(step.progress.step)
         gone = torch.zeros_like(live)
