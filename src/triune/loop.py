@@ -23,8 +23,8 @@ from triune.evaluate import answer
 from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
 from triune.policy.family import Family
+from triune.rollout.beside import beside
 from triune.rollout.generator import Demand, Generator
-from triune.rollout.greedy import greedy_rows
 from triune.rollout.remembers import go_back, state_of
 from triune.runtime.process import Clock, Interrupt, Interrupted
 from triune.runtime.world import world
@@ -76,7 +76,7 @@ class Loop:
             rule = SamplingRule(temperature=recipe.rollout.temperature)  # type: ignore[attr-defined]
             demand = Demand(recipe.train.rollouts_per_prompt, rule, recipe.seed, self.done, progress)
             demand = self.update.demand(demand, samples)
-            drawn = self.generator.generate(samples, demand) + greedy_rows(self.generator, samples, demand)
+            drawn = self.generator.generate(samples, demand) + beside(self.generator, samples, demand)
             episodes = [row for row in (*drawn, *self.update.place(samples, demand)) if row]
             known.extend(samples)
             clock.tick("rollout", sum(e.outcome.num_tokens for row in episodes for e in row))

@@ -54,11 +54,9 @@ class Rows:
         return self
 
     def group(self, name: str, rewards: Sequence[float | None], greedy: float | None = 0.5) -> Rows:
-        """A group with its greedy answer, and with the opponent or the hinted rollout that one estimator is about."""
+        """A group with an answer to compare with, and with the hinted rollout that one estimator is about."""
         for rank, reward in enumerate(rewards):
             self.add(f"{name}{rank}", reward, group=name, rank=rank, sample=name)
-        if self.name == "versus":
-            self.add(f"{name} other", 0.5, group=f"other {name}", sample=name, component="opponent")
         if self.name == "prefix_rft":
             self.add(f"{name} hinted", 0.75, group=name, rank=8, sample=name, forced=[True, False])
         return self.add(f"{name} greedy", greedy, group=name, rank=9, sample=name, component="baseline")
@@ -243,17 +241,19 @@ def test_one_step_moves_probability_to_the_rewarded_token(name: str, options: di
                 [token], id=f"{group}{rank}", group=f"{group}", sample=f"{group}", rank=rank, family=family
             )
             rows.append(scored(row, float(token == 1)))
-        beside = {"family": family, "sample": f"{group}", "rank": 9}
-        greedy = trajectory([2], id=f"{group} greedy", group=f"{group}", component="baseline", **beside)
+        greedy = trajectory(
+            [2],
+            id=f"{group} greedy",
+            group=f"{group}",
+            sample=f"{group}",
+            rank=9,
+            component="baseline",
+            family=family,
+        )
         rows.append(scored(greedy, 0.25))
-        if name == "versus":
-            rows.append(
-                scored(trajectory([2], id=f"{group} other", group="x", component="opponent", **beside), 0.25)
-            )
     terms: dict[str, Any] = {"policy": {"kind": "ppo_clip"}}
-    if name == "versus":
-        terms["none"] = {"kind": "imitation", "component": "opponent", "coef": 0.0}
-    collect = {"greedy": {"kind": "greedy"}} if name == "remax" else {}
+    beside = {"remax": {"greedy": {"kind": "greedy"}}, "versus": {"opponent": {"kind": "mixture"}}}
+    collect = beside.get(name, {})
     plan = recipe(algo={"collect": collect, "advantage": {"kind": name, **options}, "terms": terms})
     learner = Learner(family, plan, exact=True)
     before = family.table.weight[0].log_softmax(-1).detach().clone()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,10 +58,16 @@ class FrozenCopy(KeptView):
         if self.kept.moves > moves:
             self._features.clear()
 
-    def evaluate(self, batch: Batch, want: frozenset[str]) -> Evaluated:
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """The model is this one for a while: its weights, and the pictures as they see them."""
         own = not self._eyes.isdisjoint(self.kept.held)
         pictures = self.family.pictures.apart(self._features) if own else nullcontext()
         with torch.no_grad(), self.kept.in_place(), pictures:
+            yield
+
+    def evaluate(self, batch: Batch, want: frozenset[str]) -> Evaluated:
+        with self.speaking():
             return self.family.score(batch, want)
 
     def restore(self, state: Mapping[str, Any]) -> None:

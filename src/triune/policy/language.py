@@ -19,7 +19,7 @@ from triune.algo.options import ViewOptions
 from triune.algo.types import Batch, Evaluated
 from triune.algo.views.corrupted import CorruptedPictures
 from triune.algo.views.frozen import FrozenPolicy
-from triune.core.errors import MediaMismatch, ParityError, WindowExceeded
+from triune.core.errors import MediaMismatch, ParityError, RecipeError, WindowExceeded
 from triune.core.sample import Media, Sample
 from triune.core.trajectory import SamplingRule, Trajectory
 from triune.envs import Observation
@@ -28,7 +28,7 @@ from triune.policy.chat import Chat
 from triune.policy.corrupted import CorruptedView
 from triune.policy.critic import FILE as CRITIC_FILE
 from triune.policy.critic import Critic
-from triune.policy.frozen import frozen
+from triune.policy.frozen import FrozenCopy, frozen
 from triune.policy.layout import Layout, Level, lay_out, weigh
 from triune.policy.logprob import chosen_logprobs, collisions, rule_logprobs
 from triune.policy.masks import Inputs, masks
@@ -181,6 +181,15 @@ class LanguageFamily:
                 made = frozen(self, name, view, known[1] if known else None)
             self._declared[name] = view, made
         return self._declared[name][1]
+
+    def other(self, name: str) -> FrozenCopy:
+        """A declared view that can speak in the policy's place. Raises RecipeError for one that cannot."""
+        view = self._declared[name][1] if name in self._declared else None
+        if not isinstance(view, FrozenCopy):
+            raise RecipeError(
+                f"algo.views.{name} cannot answer prompts: that takes a view of kind frozen without a path"
+            )
+        return view
 
     def check(self, sample: Sample) -> None:
         """See Family. Also compares, once, with the model's own forward pass: raises ParityError when this family

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,11 @@ class Conversations:
 
     def load(self, version: int) -> None:
         self.engine.load(version)
+
+    @property
+    def blended(self) -> Any:
+        """The engine's way to draw from a mixture; AttributeError where it has none."""
+        return self.engine.blended  # type: ignore[attr-defined]
 
     def generate(self, samples: Sequence[Sample], demand: Demand) -> list[list[Episode]]:
         """See Generator. Raises RecipeError when training rollouts are asked for under a truncated distribution."""

@@ -25,7 +25,8 @@ class Episode:
 @dataclass(frozen=True, slots=True)
 class Demand:
     """What a step asks of a generator: `rollouts` per sample under `rule`, seeded, by weights number `version`; `starts`
-    has what single rollouts (sample, rank) begin with; `greedy` asks for a greedy answer more (see `rollout/greedy.py`)."""
+    has what single rollouts (sample, rank) begin with; `greedy` and `mixture` (view, its share) ask for one more each (see
+    `rollout/beside.py`)."""
 
     rollouts: int
     rule: SamplingRule
@@ -34,6 +35,7 @@ class Demand:
     progress: Progress
     starts: Mapping[tuple[str, int], Start] = field(default_factory=dict)
     greedy: bool = False
+    mixture: tuple[str, float] | None = None
 
 
 class Generator(Protocol):

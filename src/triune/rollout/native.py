@@ -6,7 +6,9 @@ token is drawn from its own counter-based random number, so a rollout does not d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -38,6 +40,17 @@ class NativeEngine:
         self.family, self.max_rows = family, max_rows
         self.exact = family.exact
         self.version = 0
+        self._blend: tuple[str, float] | None = None
+
+    @contextmanager
+    def blended(self, view: str, mix: float) -> Iterator[None]:
+        """For a while tokens are drawn from mix * logits of the view + (1 - mix) * logits of the policy."""
+        self.family.other(view)
+        self._blend = view, mix
+        try:
+            yield
+        finally:
+            self._blend = None
 
     def load(self, version: int) -> None:
         """The weights are the learner's own objects: only their number changes."""
@@ -77,12 +90,19 @@ class NativeEngine:
     def _decode(self, requests: Sequence[Request], done: list[Completion], rule: SamplingRule) -> None:
         """Fills `done`, one completion per seed in order."""
         family = self.family
-        prompts: _Shared | _Repeated = (_Shared if family.maskless else _Repeated)(family, requests)
-        device = prompts.hidden.device
+        voices = [_Voice(family, requests, 1.0)]
+        if self._blend is not None:
+            view, mix = self._blend
+            voices = [
+                _Voice(family, requests, 1 - mix),
+                _Voice(family, requests, mix, family.other(view).speaking),
+            ]
+        device = voices[0].prompts.hidden.device
         rows = torch.cat([torch.full((len(r.seeds),), i, device=device) for i, r in enumerate(requests)])
         room = max(r.max_tokens for r in requests)
-        hidden, places = prompts.hidden[rows], prompts.places[:, rows]
-        prompts.fan_out(rows, room)
+        places = voices[0].prompts.places[:, rows]
+        for voice in voices:
+            voice.fan_out(rows, room)
         seeds = np.asarray([seed for r in requests for seed in r.seeds], np.uint64)
         limits = np.asarray([r.max_tokens for r in requests for _ in r.seeds])
         stops = np.asarray(family.stop_ids)
@@ -90,7 +110,7 @@ class NativeEngine:
         said, scored = np.zeros((len(done), room), np.int64), np.zeros((len(done), room), np.float64)
         counts, stopped = np.zeros(len(done), np.int64), np.zeros(len(done), np.bool_)
         for position in range(room):
-            logp = rule_logprobs(family.head(hidden), rule)
+            logp = rule_logprobs(functools.reduce(torch.add, (voice.logits() for voice in voices)), rule)
             chosen = choose(logp, uniforms(seeds, position), rule)
             values, tokens = logp.gather(1, chosen[:, None])[:, 0].cpu().numpy(), chosen.cpu().numpy()
             del logp  # the largest tensor of a step, and not needed while the model runs
@@ -107,16 +127,48 @@ class NativeEngine:
                 break
             if alive.mean() <= 1 - _RETIRE_SHARE or (len(alive) <= 16 and not alive.all()):
                 keep = torch.from_numpy(np.flatnonzero(alive)).to(device)
-                prompts.take(keep)
+                for voice in voices:
+                    voice.prompts.take(keep)
                 chosen, places = chosen[keep], places[:, keep]
                 owners, seeds, limits, alive = owners[alive], seeds[alive], limits[alive], alive[alive]
-            hidden = family.forward(
-                family.embed(chosen[:, None]), places[..., None], prompts.attention(position), prompts.cache
-            )[:, 0]
+            for voice in voices:
+                voice.hear(chosen, places, position)
             places = places + 1
         for completion, ids, logps, count, stop in zip(done, said, scored, counts, stopped, strict=True):
             completion.ids, completion.logps = ids[:count].tolist(), logps[:count].tolist()
             completion.stopped = bool(stop)
+
+
+class _Voice:
+    """Weights that the tokens are drawn by: the policy's, or those that `speaking` puts in their place. Each has a cache of
+    its own; `share` is that of its logits."""
+
+    def __init__(
+        self,
+        family: LanguageFamily,
+        requests: Sequence[Request],
+        share: float,
+        speaking: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.family, self.share, self.speaking = family, share, speaking
+        with speaking():
+            self.prompts: _Shared | _Repeated = (_Shared if family.maskless else _Repeated)(family, requests)
+
+    def fan_out(self, rows: Tensor, room: int) -> None:
+        self.hidden = self.prompts.hidden[rows]
+        self.prompts.fan_out(rows, room)
+
+    def logits(self) -> Tensor:
+        with self.speaking():
+            logits: Tensor = self.family.head(self.hidden)
+        return logits if self.share == 1 else self.share * logits.float()
+
+    def hear(self, chosen: Tensor, places: Tensor, position: int) -> None:
+        """Takes the tokens that were drawn, and is ready for the next ones."""
+        with self.speaking():
+            embeds = self.family.embed(chosen[:, None])
+            attention = self.prompts.attention(position)
+            self.hidden = self.family.forward(embeds, places[..., None], attention, self.prompts.cache)[:, 0]
 
 
 class _Shared:

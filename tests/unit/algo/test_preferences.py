@@ -434,8 +434,8 @@ def test_kto_by_hand_and_without_its_reference_point() -> None:
 def test_versus_is_the_chance_of_beating_the_opponents_rows() -> None:
     rows = [
         trajectory([1], id="a", sample="s", group="s"),
-        trajectory([1], id="o1", sample="s", group="s", component="baseline", forced=True),
-        trajectory([1], id="o2", sample="s", group="s", component="baseline", forced=True),
+        trajectory([1], id="o1", sample="s", group="s", component="baseline"),
+        trajectory([1], id="o2", sample="s", group="s", component="baseline"),
         trajectory([1], id="b", sample="t", group="t"),
         trajectory([1], id="c", sample="s", group="s"),
     ]

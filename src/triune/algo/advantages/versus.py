@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 
 from triune.algo.advantage import membership
+from triune.algo.collect.greedy import GreedyAnswers
+from triune.algo.collect.mixture import MixtureOpponents
 from triune.algo.options import ADVANTAGES, Options
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
+from triune.core.errors import RecipeError
 from triune.core.trajectory import BASELINE
 
 
@@ -18,16 +21,25 @@ from triune.core.trajectory import BASELINE
 class Versus(Options):
     """A_i = mean over the opponent's rows j of the sample of P(y_i beats y_j) - 1/2 (Munos et al. 2023, section 7).
 
-    Opponents are the rows of the component `baseline`, which some collector adds and no term trains: the policy's own greedy
-    answers (collector `greedy`), or answers of the geometric mixture of policy and reference that an engine of your own
-    drew. P is sigmoid((r_i - r_j) / scale), or with `hard` 1, 1/2 and 0. A rollout without an opponent gets 0, and its
-    group counts as degenerate.
+    Opponents are the rows of the component `baseline`, which a collector adds and no term trains: answers of the geometric
+    mixture of policy and reference (`mixture`), the policy's own greedy ones (`greedy`), or those of a component that a
+    collector of your own places. P is sigmoid((r_i - r_j) / scale), or with `hard` 1, 1/2 and 0. A rollout without an
+    opponent gets 0, and its group counts as degenerate.
     """
 
     kind: Literal["versus"] = "versus"
     opponent: str = Field(default=BASELINE, description="component of the rows that are played against")
     hard: bool = Field(default=False, description="who has the larger reward wins, whatever the distance")
     scale: float = Field(default=1.0, gt=0, description="reward difference in whose units P is a sigmoid")
+
+    def agree(self, parts: Mapping[str, Any]) -> None:
+        if self.opponent == BASELINE and not any(
+            isinstance(part, (MixtureOpponents, GreedyAnswers)) for part in parts.values()
+        ):
+            raise RecipeError(
+                "versus compares with an opponent's answers: put opponent: {kind: mixture} into algo.collect, or name the "
+                "component of those that a collector of your own places"
+            )
 
     def __call__(self, batch: Batch, rewards: Rewards, views: Mapping[str, Evaluated]) -> Credit:
         in_loss, counted, reasons = membership(batch, rewards)

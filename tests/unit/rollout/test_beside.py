@@ -1,11 +1,16 @@
-"""Greedy answers: asked for by a collector, drawn beside the others, judged alone, trained by nobody."""
+"""Answers beside the rollouts: asked for by a collector, drawn beside the others, judged alone, trained by nobody."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+import torch
+
 from triune.algo.options import COLLECTORS
+from triune.algo.views.frozen import FrozenPolicy
+from triune.core.errors import RecipeError
 from triune.core.loading import find_recipe
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
@@ -14,8 +19,8 @@ from triune.core.trajectory import SamplingRule
 from triune.loop import Loop
 from triune.monitor.metric import scalar
 from triune.monitor.source import rollout_metrics
+from triune.rollout.beside import beside
 from triune.rollout.generator import Demand, Episode
-from triune.rollout.greedy import greedy_rows
 from triune.testing.models import TINY, ragged, talker, tiny
 from triune.testing.table import scored, trajectory
 
@@ -39,10 +44,10 @@ class Recorder:
 
 def test_nothing_is_drawn_unless_it_is_asked_for() -> None:
     generator = Recorder()
-    assert greedy_rows(generator, [], DEMAND) == []
+    assert beside(generator, [], DEMAND) == []
     assert generator.asked == []
     asked = COLLECTORS["greedy"]().demand(DEMAND, [])
-    greedy_rows(generator, [], asked)
+    beside(generator, [], asked)
     (demand,) = generator.asked
     assert demand.rollouts == 1
     assert demand.rule == SamplingRule(temperature=0.0)
@@ -55,7 +60,7 @@ def test_a_greedy_answer_is_a_row_of_its_own_in_the_group_of_its_sample() -> Non
     family.begin_step(samples)
     generator = talker(family)
     asked = COLLECTORS["greedy"]().demand(DEMAND, samples)
-    rows, again = (greedy_rows(generator, samples, asked) for _ in range(2))
+    rows, again = (beside(generator, samples, asked) for _ in range(2))
     sampled = generator.generate(samples, asked)
     assert [len(row) for row in rows] == [1] * len(samples)
     for sample, (one,), (same,), others in zip(samples, rows, again, sampled, strict=True):
@@ -96,3 +101,56 @@ def test_greedy_answers_are_logged_apart() -> None:
     assert found["reward"].mean == 0.25
     assert found["reward"].count == found["completions/length"].count == 2
     assert found["baseline/reward"] == scalar("baseline/reward", 1.0, source="source", task="task")
+
+
+def test_a_mixture_lies_between_the_policy_and_its_reference() -> None:
+    """Token by token: the log-probs that are recorded are those of the mixed logits, renormalised."""
+    family = tiny(next(iter(TINY)))
+    samples = list(ragged())
+    reference = family.declare("reference", FrozenPolicy())
+    family.begin_step(samples)
+    generator = talker(family)
+    plain = beside(generator, samples, COLLECTORS["mixture"](mix=0.0).demand(DEMAND, samples))
+    with torch.no_grad():
+        family.head.weight.add_(
+            0.5 * torch.randn(family.head.weight.shape, generator=torch.Generator().manual_seed(1))
+        )
+    for mix in (0.0, 0.3, 1.0):
+        rows = beside(generator, samples, COLLECTORS["mixture"](mix=mix).demand(DEMAND, samples))
+        drawn = [row[0].trajectory for row in rows]
+        assert {one.component for one in drawn} == {"baseline"}
+        batch = family.pack(drawn)
+        with torch.no_grad():
+            mine, its = (
+                family.evaluate(batch, want=frozenset({"distribution"}), view=view).extras["distribution"]
+                for view in ("current", "reference")
+            )
+        possible = mine > -torch.inf
+        mixed = torch.where(possible, (1 - mix) * mine + mix * its, -torch.inf).log_softmax(-1)
+        ids = torch.cat(
+            [torch.from_numpy(one.payload.arrays["ids"][one.payload.arrays["at"]]).long() for one in drawn]
+        )
+        expected = mixed.gather(1, ids[:, None])[:, 0]
+        assert torch.allclose(batch.logp_behavior, expected, atol=1e-4), mix
+    if mix == 1.0:  # all the reference's: what the policy said before it moved
+        said = [row[0].trajectory.payload.arrays["ids"].tolist() for row in (*plain, *rows)]
+        assert said[: len(samples)] == said[len(samples) :]
+    assert reference.nbytes > 0
+
+
+def test_a_generator_without_a_mixture_says_so() -> None:
+    with pytest.raises(RecipeError, match="cannot draw from a mixture"):
+        beside(Recorder(), [], COLLECTORS["mixture"]().demand(DEMAND, []))
+
+
+def test_a_run_against_the_mixture(tmp_path: Path) -> None:
+    keys = (
+        "train.total_steps=2", "train.prompts_per_step=3", "train.rollouts_per_prompt=2", "rollout.max_tokens=8",
+        "data.heldout_per_source=1", "judge.workers=0", "monitor.sinks=[]", "data.sources=[{name: embedded/counting/*}]",
+        "algo.preset=nash-md", "algo.terms.policy.beta=0.1",
+    )  # fmt: skip
+    with Loop(Recipe.load(find_recipe("quickstart"), keys), tmp_path / "run") as loop:
+        found = loop.step() + loop.step()
+    opponents = [one for one in found if one.trajectory.component == "baseline"]
+    assert [one.trajectory.id.split("#")[1] for one in opponents] == ["mixture"] * 6
+    assert not any(one.in_loss for one in opponents)
