@@ -24,7 +24,7 @@ def beside(generator: Generator, samples: Sequence[Sample], demand: Demand) -> l
         rule = demand.rule.model_copy(update={"temperature": 0.0})
         rows += _drawn(generator, samples, replace(alone, rule=rule), "greedy", demand.rollouts)
     if demand.mixture is not None:
-        blended: Any = getattr(generator, "blended", None)
+        blended: Any = getattr(getattr(generator, "engine", None), "blended", None)
         if blended is None:
             raise RecipeError(
                 f"{type(generator).__name__} cannot draw from a mixture of policy and reference: use rollout.kind native "

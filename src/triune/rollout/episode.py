@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -63,11 +62,6 @@ class Conversations:
 
     def load(self, version: int) -> None:
         self.engine.load(version)
-
-    @property
-    def blended(self) -> Any:
-        """The engine's way to draw from a mixture; AttributeError where it has none."""
-        return self.engine.blended  # type: ignore[attr-defined]
 
     def generate(self, samples: Sequence[Sample], demand: Demand) -> list[list[Episode]]:
         """See Generator. Raises RecipeError when training rollouts are asked for under a truncated distribution."""
