@@ -242,7 +242,7 @@ def test_a_preset_is_shown_with_its_terms_views_equation_and_sources(capsys: Any
         "clip_low: 0.2",
         "needs the views: old",
         "seq-mean-token-mean",
-        "min(rho A",
+        "clip(rho, 1 - .2, 1 + .2) A",
     ):
         assert text in shown
 
