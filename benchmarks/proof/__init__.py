@@ -1,0 +1,1 @@
+"""The toys and runs of benchmarks/proofs.py, one file per family."""
