@@ -92,7 +92,7 @@ def table(entries: Iterable[Mapping[str, Any]]) -> str:
     def told(values: Sequence[float]) -> str:
         return ", ".join(f"{v:.3g}" if abs(v) < 0.01 or abs(v) >= 100 else f"{v:.3f}" for v in values)
 
-    lines = ["| proof | measured | with | without | the design's own |", "|---|---|---|---|---|"]
+    lines = ["| proof | measured | with | without | elsewhere |", "|---|---|---|---|---|"]
     for e in entries:
         arrow = "higher is better" if e["higher_is_better"] else "lower is better"
         lines.append(

@@ -81,7 +81,7 @@ class Game:
                 messages=(message,),
                 checks=(Check(verifier="game"),),
                 expert=None if expert is None else " ".join(map(str, expert)),
-                meta={"context": context, "group": self.groups[context] if self.groups else ""},
+                meta={"context": context, "group": f"{self.groups[context]}-{copy}" if self.groups else ""},
             )
             for copy in range(copies)
             for context, expert in enumerate(experts)
