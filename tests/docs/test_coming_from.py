@@ -57,10 +57,13 @@ def _names() -> set[str]:
 
 def test_the_other_side_is_what_trl_has() -> None:
     trl = pytest.importorskip("trl")
-    fields = {field.name for field in dataclasses.fields(trl.GRPOConfig)}
+    fields = {field.name: field for field in dataclasses.fields(trl.GRPOConfig)}
     others = {"model", "train_dataset", "eval_dataset", "reward_funcs", "peft_config", "vllm_*"}
     for theirs, _, _ in list(rows("docs/coming-from/trl.md"))[1:]:
+        name = ""
         for said in spans(theirs):
-            name = re.split(r"[=(]", said)[0]
-            known = name in fields | others or said in ('"none"', '"grpo"') or name == "requires_grad_"
+            name = name if said.startswith('"') else re.split(r"[=(]", said)[0]
+            known = name in fields or name in others or name == "requires_grad_"
             assert known, f"GRPOConfig has no {name!r}"
+            for value in re.findall(r'"(\w+)"', said) if name in fields else ():
+                assert value in fields[name].metadata["help"], f"{name} has no value {value!r}"
