@@ -90,7 +90,7 @@ def default(info: FieldInfo) -> str:
     if info.is_required():
         return "required"
     value = info.get_default(call_default_factory=True)
-    return code(in_yaml(list(value) if isinstance(value, tuple) else value))
+    return code(in_yaml(TypeAdapter(Any).dump_python(value, mode="json")))
 
 
 def case_row(case: Case) -> list[str]:
