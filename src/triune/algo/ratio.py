@@ -63,9 +63,3 @@ def slope(batch: Batch, live: Tensor, logs: Tensor, level: Level) -> Tensor:
     else:
         bounded = row_mean(batch, live, logs) <= GEOMEAN_BOUND
     return torch.where(bounded, found, 0.0)
-
-
-def k3(logs: Tensor) -> Tensor:
-    """exp(d) - 1 - d of a log-ratio d: an estimate of KL(earlier || later) under the earlier policy, never negative."""
-    bounded = logs.clamp(-LOG_BOUND, LOG_BOUND)
-    return bounded.expm1() - bounded

@@ -8,8 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from triune.algo.adjust.mismatch import sampled_in_loss
+from triune.algo.advantage import group_index
 from triune.algo.options import ADJUSTMENTS, AdjustOptions
+from triune.algo.ratio import log_ratio
 from triune.algo.step import Step
 from triune.algo.types import segment_sum
 from triune.algo.weights import by_source
@@ -56,10 +57,8 @@ class Distill(AdjustOptions):
     def __call__(self, step: Step) -> list[Metric]:
         batch, credit = step.batch, step.credit
         assert credit is not None
-        live = sampled_in_loss(step, self.component)
-        gap = torch.where(live, step.views[self.teacher].logp, 0.0) - torch.where(
-            live, step.views["old"].logp, 0.0
-        )
+        live = step.sampled_in_loss(self.component)
+        gap = log_ratio(live, step.views[self.teacher].logp, step.views["old"].logp)
         pulled = live & self._rows(step)[batch.trajectory]
         if not self.ends:
             pulled &= ~turn_ends(step)
@@ -75,12 +74,9 @@ class Distill(AdjustOptions):
             return torch.ones_like(right)
         if self.on == "failed":
             return ~right
-        keys = {
-            key: number for number, key in enumerate(dict.fromkeys(t.group for t in step.batch.trajectories))
-        }
-        group = torch.tensor([keys[t.group] for t in step.batch.trajectories], dtype=torch.long)
+        group, count = group_index(step.batch)
         own = torch.tensor([t.component == self.component for t in step.batch.trajectories], dtype=torch.bool)
-        return segment_sum((right & own).long(), group, len(keys))[group] == 0
+        return segment_sum((right & own).long(), group, count)[group] == 0
 
 
 def turn_ends(step: Step) -> Tensor:

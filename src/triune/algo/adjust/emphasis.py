@@ -30,6 +30,6 @@ class Emphasis(AdjustOptions):
                 if event.name == EMPHASIS and event.value is not None:
                     scale[start + event.decision] = event.value
             start += len(one.decisions)
-        credit.scale = scale if credit.scale is None else credit.scale * scale
+        step.weigh(scale)
         live = credit.in_loss[batch.trajectory] & ~batch.sampled
         return by_source(batch, live, {"emphasis": scale})

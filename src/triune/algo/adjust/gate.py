@@ -254,8 +254,7 @@ def apply(step: Step, group: Group, mode: Mode, policy: str) -> None:
                     credit.reasons[row] = "gated"
             continue
         mine = torch.isin(step.batch.trajectory, torch.tensor(rows))
-        before = torch.ones_like(credit.advantage) if credit.scale is None else credit.scale
-        credit.scale = torch.where(mine, before * factor, before)
+        step.weigh(torch.where(mine, factor, 1.0))
 
 
 def shares(fates: Mapping[str, Sequence[str]], modes: Sequence[str]) -> list[Metric]:

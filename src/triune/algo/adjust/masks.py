@@ -9,20 +9,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from triune.algo.adjust.mismatch import sampled_in_loss
 from triune.algo.options import ADJUSTMENTS, AdjustOptions
 from triune.algo.step import Step
-from triune.algo.types import Credit
 from triune.algo.weights import by_source
 from triune.monitor.metric import Metric
 
 
-def silence(credit: Credit, gone: Tensor, leave_denominators: bool) -> None:
+def silence(step: Step, gone: Tensor, leave_denominators: bool) -> None:
     """Decisions `gone` bool[N] lose their gradient; they stay in the denominators unless told to leave."""
     if leave_denominators:
-        credit.masked = gone if credit.masked is None else credit.masked | gone
+        step.mask(gone)
     else:
-        credit.scale = torch.where(gone, 0.0, 1.0 if credit.scale is None else credit.scale)
+        step.weigh(torch.where(gone, 0.0, 1.0))
 
 
 @ADJUSTMENTS.register("top_entropy")
@@ -44,14 +42,13 @@ class TopEntropy(AdjustOptions):
         return frozenset({"old.entropy"})
 
     def __call__(self, step: Step) -> list[Metric]:
-        credit, entropy = step.credit, step.views["old"].entropy
-        assert credit is not None
+        entropy = step.views["old"].entropy
         assert entropy is not None
-        live = sampled_in_loss(step, self.component)
+        live = step.sampled_in_loss(self.component)
         if not bool(live.any()):
             return []
         bar = float(np.quantile(entropy[live].double().numpy(), 1 - self.share))
-        silence(credit, live & (entropy.double() < bar), self.leave_denominators)
+        silence(step, live & (entropy.double() < bar), self.leave_denominators)
         return by_source(step.batch, live, {"top_entropy/kept": entropy.double() >= bar})
 
 
@@ -82,7 +79,7 @@ class ClipCov(AdjustOptions):
 
     def __call__(self, step: Step) -> list[Metric]:
         assert step.credit is not None
-        live = sampled_in_loss(step, self.component)
+        live = step.sampled_in_loss(self.component)
         if not bool(live.any()):
             return []
         found = covariance(step.credit.advantage, step.views["old"].logp, live)
@@ -96,7 +93,7 @@ class ClipCov(AdjustOptions):
         generator = torch.Generator().manual_seed(step.progress.step)
         gone = torch.zeros_like(live)
         gone[able[torch.randperm(len(able), generator=generator)[:number]]] = True
-        silence(step.credit, gone, leave_denominators=False)
+        silence(step, gone, leave_denominators=False)
         return by_source(step.batch, live, {"clip_cov/covariance": found, "clip_cov/silenced": gone})
 
 

@@ -15,8 +15,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from triune.algo.kl import estimate
 from triune.algo.options import ADJUSTMENTS, AdjustOptions
-from triune.algo.ratio import LOG_BOUND, k3, log_ratio, row_mean, row_sum
+from triune.algo.ratio import LOG_BOUND, log_ratio, row_mean, row_sum
 from triune.algo.step import Step
 from triune.algo.types import segment_sum
 from triune.algo.weights import by_source
@@ -35,20 +36,11 @@ class Compare(AdjustOptions):
 
     def live(self, step: Step) -> Tensor:
         """Decisions of the component that were sampled and are in the loss so far, bool[N]."""
-        return sampled_in_loss(step, self.component)
+        return step.sampled_in_loss(self.component)
 
     def logs(self, step: Step, live: Tensor) -> Tensor:
         """log of (learner before the step / engine) where `live`, f64[N]; 0 elsewhere."""
         return log_ratio(live, step.views["old"].logp.double(), step.batch.logp_behavior.double())
-
-
-def sampled_in_loss(step: Step, component: str) -> Tensor:
-    """Decisions of a component that were sampled and that nothing has taken out of the loss, bool[N]."""
-    batch, credit = step.batch, step.credit
-    assert credit is not None
-    mine = torch.tensor([name == component for name in batch.components], dtype=torch.bool)
-    live = credit.in_loss[batch.trajectory] & batch.sampled & mine[batch.component]
-    return live if credit.masked is None else live & ~credit.masked
 
 
 @ADJUSTMENTS.register("mismatch")
@@ -93,9 +85,7 @@ class Mismatch(Compare):
                 )
 
     def __call__(self, step: Step) -> list[Metric]:
-        batch, credit = step.batch, step.credit
-        assert credit is not None
-        live = self.live(step)
+        batch, live = step.batch, self.live(step)
         logs = self.logs(step, live)
         if self.level == "token":
             spread = logs
@@ -110,12 +100,11 @@ class Mismatch(Compare):
         if self.normalize:
             weight = weight / self._mean(step, live, weight)
         weight = torch.where(live, weight, 1.0)
-        credit.scale = (1.0 if credit.scale is None else credit.scale) * weight.float()
+        step.weigh(weight.float())
         if self.leave_denominators:
-            gone = live & outside
-            credit.masked = gone if credit.masked is None else credit.masked | gone
+            step.mask(live & outside)
         found = {
-            "mismatch/kl": k3(logs),
+            "mismatch/kl": estimate("k3", -logs),
             "mismatch/log_ratio_abs": logs.abs(),
             "mismatch/ratio": plain,
             "mismatch/weight": weight,
@@ -167,17 +156,15 @@ class Reject(Compare):
         return 1 / self.high if self.low is None else self.low
 
     def __call__(self, step: Step) -> list[Metric]:
-        batch, credit = step.batch, step.credit
-        assert credit is not None
-        live = self.live(step)
+        batch, live = step.batch, self.live(step)
         logs = self.logs(step, live).clamp(-LOG_BOUND, LOG_BOUND)
-        value = {"k1": -logs, "k2": 0.5 * logs.square(), "k3": k3(logs)}[self.form]
+        value = {"k1": -logs, "k2": 0.5 * logs.square(), "k3": estimate("k3", -logs)}[self.form]
         value = self._over_row(step, live, value)
         if self.form == "k1":
             gone = live & ((value < math.log(self._low)) | (value > math.log(self.high)))
         else:
             gone = live & (value > self.high)
-        credit.masked = gone if credit.masked is None else credit.masked | gone
+        step.mask(gone)
         name = f"{self.level}_{self.form}"
         return by_source(batch, live, {f"reject/{name}": value, f"rejected/{name}": gone})
 

@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from triune.algo.adjust.mismatch import sampled_in_loss
 from triune.algo.options import ADJUSTMENTS, AdjustOptions
 from triune.algo.step import Step
 from triune.algo.types import segment_mean
@@ -40,7 +39,7 @@ class SelfRollouts(AdjustOptions):
         for row, one in enumerate(batch.trajectories):
             if one.component == self.component and bool(unknown[row]) and bool(credit.in_loss[row]):
                 credit.in_loss[row], credit.reasons[row] = False, "abstained"
-        live = sampled_in_loss(step, self.component)
+        live = step.sampled_in_loss(self.component)
         spread = segment_mean(entropy[live].double(), batch.trajectory[live], len(batch.trajectories))
         worth = torch.where(correct == 1, self.positive * spread.exp(), -self.negative)
         credit.advantage = torch.where(live, worth[batch.trajectory].float(), credit.advantage)

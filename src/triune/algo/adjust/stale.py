@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from triune.algo.adjust.mismatch import sampled_in_loss
 from triune.algo.options import ADJUSTMENTS, AdjustOptions
 from triune.algo.step import Step
 from triune.algo.weights import by_source
@@ -32,7 +31,7 @@ class Stale(AdjustOptions):
     def __call__(self, step: Step) -> list[Metric]:
         batch, credit = step.batch, step.credit
         assert credit is not None
-        live = sampled_in_loss(step, self.component)
+        live = step.sampled_in_loss(self.component)
         lag = (step.progress.step - 1 - batch.version).clamp(min=0)
         old = live & (lag > self.max_lag)
         if self.drop == "row":
@@ -43,5 +42,5 @@ class Stale(AdjustOptions):
                 credit.reasons[row] = credit.reasons[row] or "stale"
             old = live & rows[batch.trajectory]
         else:
-            credit.masked = old if credit.masked is None else credit.masked | old
+            step.mask(old)
         return by_source(batch, live, {"stale/lag": lag.double(), "stale/dropped": old})

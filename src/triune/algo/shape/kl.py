@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, PrivateAttr, model_validator
-from torch import Tensor
 
 from triune.algo.advantages.returns import episodes
+from triune.algo.kl import estimate
 from triune.algo.options import SHAPES, ShapeOptions
 from triune.algo.shape.rewards import added
 from triune.algo.step import Step
@@ -20,19 +20,6 @@ from triune.core.trajectory import BASELINE
 from triune.monitor.metric import Metric, scalar
 
 Form = Literal["k1", "abs", "k2", "k3"]
-
-
-def divergence(gap: Tensor, form: Form) -> Tensor:
-    """Per-token estimates of KL(old || reference) from gap = logp_old - logp_ref (Schulman 2020): k1 d, abs |d|, k2 d^2/2,
-    k3 exp(-d) - 1 + d with d held to +-20 and the value to 10, as verl does."""
-    if form == "k1":
-        return gap
-    if form == "abs":
-        return gap.abs()
-    if form == "k2":
-        return 0.5 * gap.square()
-    held = gap.clamp(-20, 20)
-    return (torch.expm1(-held) + held).clamp(-10, 10)
 
 
 @SHAPES.register("kl_in_reward")
@@ -49,7 +36,7 @@ class KLInReward(ShapeOptions):
     """
 
     kind: Literal["kl_in_reward"] = "kl_in_reward"
-    form: Form = Field(default="k1", description="estimate of the divergence per token")
+    form: Form = Field(default="k1", description="estimate of the divergence per token (`triune.algo.kl`)")
     coef: float | Schedule = Field(
         default=0.001, description="price of one nat, or a schedule of it; with a target where it starts"
     )
@@ -85,7 +72,8 @@ class KLInReward(ShapeOptions):
         pays = ~rewards.total.isnan() & torch.tensor([t.component != BASELINE for t in batch.trajectories])
         live = batch.sampled & pays[batch.trajectory]
         old, other = (torch.where(live, step.views[name].logp.double(), 0.0) for name in ("old", self.view))
-        kl = divergence(old - other, self.form)
+        bounds = (20.0, 10.0) if self.form == "k3" else (None, None)  # as in verl
+        kl = estimate(self.form, old - other, *bounds)
         episode, count = episodes(batch)
         whole = segment_sum(kl, episode[batch.trajectory], count)[episode]
         paid = torch.where(pays, -coef * whole, 0.0)

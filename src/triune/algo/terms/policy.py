@@ -15,9 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from triune.algo.kl import estimate
 from triune.algo.objective import TermResult
 from triune.algo.options import TermOptions
-from triune.algo.ratio import Level, k3, log_ratio, ratio, row_mean, slope
+from triune.algo.ratio import Level, log_ratio, ratio, row_mean, slope
 from triune.algo.types import Batch, Evaluated
 from triune.algo.weights import by_source
 
@@ -110,7 +111,7 @@ class PolicyTerm(TermOptions):
         logs = seen.logs.detach()
         found = {
             "ratio": ratio(batch, seen.live, logs, "token"),
-            "approx_kl": k3(logs),
+            "approx_kl": estimate("k3", -logs),
             "log_ratio_abs": logs.abs(),
             **self.metrics(seen),
         }
