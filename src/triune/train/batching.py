@@ -49,15 +49,21 @@ def split(
     """The rollouts in the order of the micro-batches; these, as lists of indices; which of them form each mini-batch; and
     how many are over the budget although they hold a single piece.
 
-    Mini-batches hold whole groups. Within one, the fewest micro-batches under the budget are
-    filled by longest-processing-time-first (Graham 1969): pieces by falling size, each into the emptiest. A piece is a
-    group, or a part of one that does not fit: its prompt is then computed once per part. With `couples` groups stay whole.
+    Mini-batches hold whole prompts: all groups of a sample, for what stands beside its rollouts in a group of its own (a
+    pair of pictures, an answer that is only compared with) would else fill mini-batches of its own, which trained on it
+    alone, or on nothing. Within one, the fewest micro-batches under the budget are filled by longest-processing-time-first
+    (Graham 1969): pieces by falling size, each into the emptiest. A piece is a group, or a part of one that does not fit:
+    its prompt is then computed once per part. With `couples` groups stay whole.
     """
     groups: dict[str, list[int]] = {}
     for index, one in enumerate(scored):
         groups.setdefault(one.trajectory.group, []).append(index)
-    keys = list(groups)
-    rank = {index: place for place, index in enumerate(i for key in keys for i in groups[key])}
+    prompts: dict[tuple[str, str], list[list[int]]] = {}
+    for rows in groups.values():
+        first = scored[rows[0]].trajectory
+        prompts.setdefault((first.source, first.sample), []).append(rows)
+    keys = list(prompts)
+    rank = {index: place for place, index in enumerate(i for rows in groups.values() for i in rows)}
     share = -(-len(keys) // minibatches)
     parts: list[list[int]] = []
     plan: list[list[int]] = []
@@ -66,7 +72,8 @@ def split(
         pieces = [
             piece
             for key in keys[start : start + share]
-            for piece in _pieces(groups[key], scored, weigh, budget, couples)
+            for rows in prompts[key]
+            for piece in _pieces(rows, scored, weigh, budget, couples)
         ]
         filled = _fill([(*w, sorted(rank[i] for i in rows)) for rows, w in pieces], budget, processes)
         over += sum(not budget.holds(w) for _, w in pieces)

@@ -46,7 +46,7 @@ def run(
 
 def group(name: str, totals: Sequence[float | None], size: int = 3, **fields: Any) -> list[Scored]:
     """Rollouts that the initial table sampled; their ids differ, so that no gradient cancels."""
-    family = TableFamily()
+    family, fields = TableFamily(), {"sample": name} | fields
     return [
         scored(
             trajectory(
@@ -170,6 +170,15 @@ def test_gradients_do_not_depend_on_the_micro_batches(aggregate: str, budget: in
 
 
 # -- several optimiser steps ---------------------------------------------------------------------------------------
+
+
+def test_a_mini_batch_holds_what_stands_beside_its_prompts() -> None:
+    """Rows of a sample in groups of their own come after all prompts: they must not be a mini-batch of nothing."""
+    beside = [group(f"{name}#beside", [None], sample=name, component="baseline") for name in "ab"]
+    rows = [*group("a", [0, 1]), *group("b", [0, 1]), *(one for many in beside for one in many)]
+    ordered, parts, minibatches, _ = split(rows, lambda many: (len(many), 0), 2, Budget(100))
+    held = [sorted(ordered[i].trajectory.id for m in mine for i in parts[m]) for mine in minibatches]
+    assert held == [["a#beside0", "a0", "a1"], ["b#beside0", "b0", "b1"]]
 
 
 def test_later_mini_batches_are_off_policy() -> None:
@@ -296,6 +305,30 @@ def test_the_state_resumes_bit_for_bit() -> None:
     for learner in (straight, second):
         learner.step(lambda: rows, plan, Progress(step=2, total_steps=10))
     assert torch.equal(families[0].table.weight, families[1].table.weight)
+
+
+def test_what_a_stage_remembers_outlives_a_resume_and_a_part_of_another_kind() -> None:
+    """Two collectors of one name, one after the other: a resume begins with the last stage's, which is fresh."""
+    last = recipe(algo={"collect": {"pick": {"kind": "replay"}}})
+    early = {"algo.collect.pick": {"kind": "pass_rate"}}
+    plan = Recipe.model_validate({**last.dump(), "stages": [{"until": 0.2, "overrides": early}]})
+    rows = group("a", [1, 0])
+
+    def step(learner: Learner, number: int) -> None:
+        progress = Progress(step=number, total_steps=10)
+        learner.follow(plan.at(progress))
+        learner.admit([one.sample for one in rows[:1]], progress)
+        learner.step(lambda: rows, plan.at(progress), progress)
+
+    straight, first, second = (Learner(TableFamily(), plan, exact=True) for _ in range(3))
+    for number in (1, 2):
+        step(straight, number)
+    step(first, 1)
+    second.restore(first.state())
+    step(second, 2)
+    kept: Any = straight.state()["parts"]
+    assert kept == second.state()["parts"]
+    assert list(kept["collect.pick"]["pass_rate"]["rates"].values()) == [0.5]
 
 
 # -- where rewards are placed ---------------------------------------------------------------------------------------
