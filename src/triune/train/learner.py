@@ -40,9 +40,7 @@ class Learner:
     def __init__(self, family: Family, recipe: Recipe, exact: bool) -> None:
         self.family, self.views = family, Views(family, recipe.seed, exact)
         self.parts: dict[str, Any] = {}
-        self.memory: dict[
-            str, tuple[str, Mapping[str, Any]]
-        ] = {}  # kind and state of each part, past stages' too
+        self.memory: dict[str, dict[str, Mapping[str, Any]]] = {}  # by name and kind, past stages' parts too
         self.placed: set[str] = set()
         for each in (*staged(recipe), recipe):  # what a later stage cannot have is an error now
             self.follow(each)
@@ -166,14 +164,14 @@ class Learner:
         loss.total.backward()
         return loss.metrics + watched(micro, current, first), loss.parts
 
-    def remembered(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
-        own = {name: (part.kind, kept) for name, part in self.parts.items() if (kept := part.state())}
-        return self.memory | own
+    def remembered(self) -> dict[str, dict[str, Mapping[str, Any]]]:
+        own = {name: {part.kind: kept} for name, part in self.parts.items() if (kept := part.state())}
+        return self.memory | {name: self.memory.get(name, {}) | kept for name, kept in own.items()}
 
     def recall(self) -> None:
         for name, part in self.parts.items():
-            if (known := self.memory.get(name)) and known[0] == part.kind:
-                part.restore(known[1])
+            if (known := self.memory.get(name, {}).get(part.kind)) is not None:
+                part.restore(known)
 
     def state(self) -> dict[str, object]:
         return {**self.optimizer.state(), "parts": self.remembered(), "views": self.views.state()}

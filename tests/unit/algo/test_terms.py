@@ -222,7 +222,7 @@ def test_the_controller_is_saved_and_resumed() -> None:
     one = Learner(TableFamily(), plan, exact=False)
     step(one, 1)
     state = deepcopy(one.state())
-    assert state["parts"]["terms.h"][1]["coef"] == pytest.approx(0.1)
+    assert state["parts"]["terms.h"]["entropy_control"]["coef"] == pytest.approx(0.1)
     step(one, 2)
     other = Learner(TableFamily(), plan, exact=False)
     step(other, 1)
