@@ -34,6 +34,11 @@ class Options(Frozen):
         `value`, `distribution`), and extras of a view (`masked.entropy`)."""
         return frozenset()
 
+    @property
+    def grouped(self) -> bool:
+        """Whether it compares the rollouts of a prompt with each other, and has nothing to say of one that is alone."""
+        return False
+
     def agree(self, parts: Mapping[str, Any]) -> None:
         """Raises RecipeError where another part (`adjust.NAME`, `terms.NAME`, ...) contradicts it."""
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from triune.algo.advantages.group import GroupRelative
-from triune.algo.options import ADVANTAGES, PolicyGradient
+from triune.algo.options import CollectOptions, PolicyGradient
 from triune.algo.shape.recorded import RecordedRewards
 from triune.algo.views.corrupted import CorruptedPictures
 from triune.core.errors import DataError, RecipeError
@@ -24,6 +23,7 @@ from triune.data.source import stored, unread
 from triune.rollout.generator import Demand, Episode
 from triune.train.memory import estimate
 from triune.train.probe import probe
+from triune.train.views import staged
 from triune.verify.trial import trial
 
 if TYPE_CHECKING:
@@ -45,9 +45,10 @@ def check(loop: Loop) -> None:
         monitor.say(f"{source}: skipped rows {dict(reasons)}", kind="skipped", source=source, **reasons)
     for file in unread(recipe.data):
         monitor.say(f"{file}: below data.root, but no source reads it", kind="unread", file=str(file))
-    if getattr(loop.generator, "draws", True):
-        _compares(recipe)
-    else:
+    draws = getattr(loop.generator, "draws", True)
+    for stage in (*staged(recipe), recipe):
+        _trains(stage, draws)
+    if not draws:
         monitor.say(
             "rollouts: the answers that samples carry; train.rollouts_per_prompt is not used", kind="rollouts"
         )
@@ -101,16 +102,45 @@ def _pictured(loop: Loop, firsts: Sequence[Sample]) -> None:
         )
 
 
-def _compares(recipe: Recipe) -> None:
-    """A group of one has nothing to compare its reward with: every advantage would be 0."""
+def _trains(recipe: Recipe, draws: bool) -> None:
+    """Refuses an algorithm that can learn nothing from the rollouts that it will get: placed answers where it trains sampled
+    ones or the reverse, labels of answers that are drawn, groups of one where they are compared."""
     algo = recipe.algo
-    if recipe.train.rollouts_per_prompt > 1 or not isinstance(algo, PolicyGradient):
+    if not isinstance(algo, PolicyGradient):
         return
-    if issubclass(ADVANTAGES[algo.advantage["kind"]], GroupRelative):
+    terms = algo.parts("terms")
+    sampled = any(term.tokens != "placed" for term in terms.values())
+    if not draws:
+        if all(term.tokens == "sampled" for term in terms.values()):
+            raise RecipeError(
+                f"rollout.kind {_kind(recipe)} draws nothing, but all of algo.terms ({', '.join(terms)}) train what the policy "
+                "sampled: choose terms that train placed answers (imitation, dpo, ...), or a rollout.kind that draws"
+            )
+        return
+    alone = []
+    # What a collector places may be trained, labelled, and compared with.
+    if all(type(part).place is CollectOptions.place for part in algo.parts("collect").values()):
+        if not sampled:
+            raise RecipeError(
+                f"rollout.kind {_kind(recipe)} draws answers, but all of algo.terms ({', '.join(terms)}) train placed ones, and "
+                "no collector places any: add algo.collect.demonstrations: {kind: demonstrations}, or set rollout.kind: recorded"
+            )
+        if named := [n for n, shape in algo.parts("shape").items() if isinstance(shape, RecordedRewards)]:
+            raise RecipeError(
+                f"algo.shape.{named[0]} reads the labels of recorded answers, but rollout.kind {_kind(recipe)} draws answers, "
+                f"which have none: set rollout.kind: recorded, or algo.shape.{named[0]}: null to go by the verdicts"
+            )
+        alone = [f"algo.terms.{name}" for name, term in terms.items() if term.grouped]
+    alone = [*(["algo.advantage"] if sampled and algo.estimator().grouped else []), *alone]
+    if alone and recipe.train.rollouts_per_prompt == 1:
         raise RecipeError(
-            "train.rollouts_per_prompt is 1, but algo.advantage compares the rollouts of a prompt with each other: every "
+            f"train.rollouts_per_prompt is 1, but {alone[0]} compares the rollouts of a prompt with each other: every "
             "advantage would be 0. Use 2 or more (8 is usual), or an advantage that needs no group"
         )
+
+
+def _kind(recipe: Recipe) -> str:
+    return str(getattr(recipe.rollout, "kind", "?"))
 
 
 def _labelled(recipe: Recipe) -> bool:

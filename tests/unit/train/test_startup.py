@@ -87,6 +87,51 @@ def test_a_group_of_one_has_nothing_to_compare_with(recipe: Callable[..., Recipe
         checked(recipe("train.rollouts_per_prompt=1"), tmp_path / "run")
 
 
+DPO = {"kind": "dpo", "pairs": {"choose": "best_worst"}}
+SHOWN = {"shown": {"kind": "demonstrations"}}
+LABELS = {"labels": {"kind": "recorded"}}
+
+
+@pytest.mark.parametrize(
+    ("algo", "rollout", "message"),
+    [
+        ({"advantage": {"kind": "rloo"}}, "native", r"is 1, but algo.advantage compares"),
+        ({"advantage": {"kind": "reinforce_pp_baseline"}}, "native", r"is 1, but algo.advantage compares"),
+        ({"advantage": {"kind": "token_baseline"}}, "native", r"is 1, but algo.advantage compares"),
+        ({"advantage": {"kind": "rloo"}, "collect": SHOWN}, "native", r"is 1, but algo.advantage compares"),
+        ({"advantage": {"kind": "raw"}, "terms": {"pair": DPO}}, "native", r"is 1, but algo.terms.pair compares"),
+        ({"advantage": {"kind": "raw"}}, "recorded", r"draws nothing, but all of algo.terms \(ppo_clip\)"),
+        ({"terms": {"e": {"kind": "imitation", "component": "policy"}}}, "native", r"no collector places any"),
+        ({"advantage": {"kind": "raw"}, "shape": LABELS}, "native", r"algo.shape.labels reads the labels"),
+    ],
+)  # fmt: skip
+def test_what_could_learn_nothing_does_not_start(
+    recipe: Callable[..., Recipe], tmp_path: Path, algo: dict[str, Any], rollout: str, message: str
+) -> None:
+    plan = recipe("train.rollouts_per_prompt=1", "train.probe=false", f"rollout.kind={rollout}").dump()
+    terms = {"ppo_clip": {"kind": "ppo_clip"}}
+    plan["algo"] = {"kind": "policy_gradient", "terms": terms} | algo
+    with pytest.raises(RecipeError, match=message):
+        checked(Recipe.model_validate(plan), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "algo",
+    [
+        {"advantage": {"kind": "raw"}},
+        {"advantage": {"kind": "rloo", "singleton": "raw"}},
+        {"collect": {"shown": {"kind": "demonstrations", "only": True}}, "terms": [{"kind": "imitation"}]},
+        {"advantage": {"kind": "raw"}, "terms": {"pair": DPO}, "collect": SHOWN},
+    ],
+)
+def test_one_rollout_is_enough_for_what_compares_none(
+    recipe: Callable[..., Recipe], tmp_path: Path, algo: dict[str, Any]
+) -> None:
+    plan = recipe("train.rollouts_per_prompt=1", "train.probe=false").dump()
+    plan["algo"] = {"kind": "policy_gradient", **algo}
+    checked(Recipe.model_validate(plan), tmp_path / "run")
+
+
 def test_every_picture_must_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second picture of one sample of three is lost; the others are seen."""
     family = tiny("llava")

@@ -37,6 +37,10 @@ class GRAO(Estimator):
     eps: float = Field(default=0.0, ge=0, description="added to the std")
     component: str = Field(default="expert", description="component of the reference answers")
 
+    @property
+    def grouped(self) -> bool:
+        return self.over == "samples"
+
     def __call__(self, batch: Batch, rewards: Rewards, views: Mapping[str, Evaluated]) -> Credit:
         groups = Groups.of(batch, rewards)
         own, shown = groups.counted, shown_rows(groups, self.component)

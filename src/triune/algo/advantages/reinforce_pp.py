@@ -66,6 +66,10 @@ class ReinforcePlusPlusBaseline(Estimator):
     )
 
     @property
+    def grouped(self) -> bool:
+        return self.singleton != "raw"
+
+    @property
     def batch_wide(self) -> bool:
         return True
 

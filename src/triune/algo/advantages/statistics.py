@@ -203,6 +203,10 @@ class GroupEstimator(Estimator):
         description="a group with one judged rollout: no signal, its raw reward, or an error if it was sampled alone",
     )
 
+    @property
+    def grouped(self) -> bool:
+        return self.singleton != "raw"
+
     @model_validator(mode="after")
     def _raw_means_something(self) -> GroupEstimator:
         if self.no_raw and self.singleton == "raw":

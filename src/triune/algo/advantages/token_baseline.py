@@ -35,6 +35,10 @@ class OptimalTokenBaseline(Estimator):
     )
 
     @property
+    def grouped(self) -> bool:
+        return self.singleton != "raw"
+
+    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"old.collision"})
 

@@ -82,6 +82,10 @@ class ValueIncentive(AnswerTerm):
     calibration: Literal["chosen", "rejected", "rows"] = Field(description="answers that the mean is over")
     pairs: PairRule = Field(default=PairRule(), description="which rows of a group are compared")
 
+    @property
+    def grouped(self) -> bool:
+        return self.calibration != "rows"
+
     def share(self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor) -> Share:
         share = paired(self, self.pairs, batch, credit, rewards, rows)
         share.row_weight = torch.zeros(len(batch.trajectories))

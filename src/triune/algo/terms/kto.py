@@ -35,6 +35,10 @@ class KTO(AnswerTerm):
     undesirable: float = Field(default=1.0, ge=0, description="weight w_u of a bad one")
     threshold: float = Field(default=0.5, description="reward from which an answer is good")
 
+    @property
+    def grouped(self) -> bool:
+        return False
+
     def share(self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor) -> Share:
         if credit.point is None:
             raise RecipeError(

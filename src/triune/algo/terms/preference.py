@@ -75,6 +75,10 @@ class AnswerTerm(TermOptions):
     reference: str = Field(default="reference", description="view that answers are compared with")
 
     @property
+    def grouped(self) -> bool:
+        return True
+
+    @property
     def needs(self) -> frozenset[str]:
         if not self.anchored:
             return frozenset()
