@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from triune.algo import preset
 from triune.algo.options import PolicyGradient
-from triune.algo.shown import EXTRAS, KINDS, parts, show, views
+from triune.algo.shown import EXTRAS, KINDS, parts, passes, show, views
+from triune.train.views import Views
 
 PARTS = [(key, name) for key, registry in KINDS.items() for name in registry]
 
@@ -40,6 +42,20 @@ def test_a_preset_is_complete(name: str) -> None:
     shown = show(found)
     for text in (found.title, *found.sources, found.equation.strip().splitlines()[0], *found.required):
         assert text in shown
+
+
+@pytest.mark.parametrize("name", preset.names())
+def test_as_many_passes_are_shown_as_are_made(name: str) -> None:
+    algo = PolicyGradient.model_validate(preset.load(name).tried())
+    needs = {need for _, _, part in parts(algo) for need in part.needs}
+    family: Any = SimpleNamespace(provides=EXTRAS, views={"frozen", "corrupted"}, declare=lambda *_: None)
+    exact, other = Views(family, 0, exact=True), Views(family, 0, exact=False)
+    for seen in (exact, other):
+        seen.need(algo.parts("views"), needs)
+    named, more = passes(needs)
+    assert len(named) == exact.passes
+    assert len({*named, "old"}) == other.passes
+    assert bool(more) == (other.passes > exact.passes)
 
 
 @pytest.mark.parametrize("name", preset.names())

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from triune.algo import preset
+from triune.algo.shown import KINDS
 from triune.cli import COMMANDS
 from triune.core import errors
 from triune.verify.verifier import verifiers
@@ -44,3 +46,9 @@ def test_every_command_and_error_is_there(reference: ModuleType) -> None:
     raised = [name for name, kind in vars(errors).items() if isinstance(kind, type) and name[0].isupper()]
     assert all(f"| `{name}` |" in kinds for name in raised if name != "Iterable")
     assert "| `policy(language).path` |" in reference.keys_page()
+
+
+def test_every_part_and_preset_of_an_update_rule_is_there(reference: ModuleType) -> None:
+    parts, presets = reference.parts_page(), reference.presets_page()
+    assert all(f"`{name}`" in parts for registry in KINDS.values() for name in registry)
+    assert all(f"{name}: " in presets for name in preset.names())
