@@ -13,6 +13,7 @@ from torch import Tensor
 from triune.algo.advantages.prefix_rft import prefixes
 from triune.algo.objective import TermResult
 from triune.algo.options import TERMS, TermOptions
+from triune.algo.ratio import log_ratio, ratio
 from triune.algo.share import Share
 from triune.algo.types import Batch, Credit, Evaluated, Rewards
 from triune.algo.weights import by_source, decisions
@@ -54,8 +55,7 @@ class PrefixTerm(TermOptions):
         advantage = torch.where(live, batch.advantage, 0.0)
         logp = torch.where(live, current.logp, 0.0)
         if self.form in ("ratio", "clip"):
-            earlier = torch.where(live, views["old"].logp, 0.0)
-            pull = (logp - earlier).clamp(-20, 20).exp()
+            pull = ratio(batch, live, log_ratio(live, current.logp, views["old"].logp), "token")
         else:
             pull = logp if self.form == "logp" else logp.exp() / (logp.exp() + 0.1)
         loss = -advantage * pull
