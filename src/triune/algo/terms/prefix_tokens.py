@@ -42,8 +42,7 @@ class PrefixTerm(TermOptions):
 
     @property
     def needs(self) -> frozenset[str]:
-        # The extra is what makes `old` a pass of its own: recorded log-probs are of what was sampled.
-        return frozenset({"old.entropy"} if self.form in ("ratio", "clip") else ())
+        return frozenset({"old.placed"} if self.form in ("ratio", "clip") else ())
 
     def share(self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor) -> Share:
         others = ~prefixes(batch)
