@@ -45,7 +45,10 @@ def terms(params: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def loss_and_gradient(
-    chosen: list[dict[str, Any]], inputs: dict[str, list[float]], pairs: list[int]
+    chosen: list[dict[str, Any]],
+    inputs: dict[str, list[float]],
+    pairs: list[int],
+    judged: tuple[float, float] = (1.0, 0.0),
 ) -> tuple[float, list[float], list[float]]:
     """Every answer is a row of as many tokens as it is long, its log-prob spread over them: the gradient of a token is that of
     the answer. Returns the loss and the gradients of chosen and rejected answers."""
@@ -56,12 +59,14 @@ def loss_and_gradient(
             rows.append(trajectory([1] * size, id=f"{pair}{side}", group=str(pair), rank=rank))
             now += [inputs[f"policy_{side}_logps"][pair] / size] * size
             before += [inputs[f"ref_{side}_logps"][pair] / size] * size
-    batch, rewards = batch_of(rows, [1.0, 0.0] * len(pairs))
+    batch, rewards = batch_of(rows, [*judged] * len(pairs))
     count = torch.ones(len(rows), dtype=torch.bool)
     credit = Credit(torch.zeros(batch.num_decisions), count, count, [""] * len(rows), count[: len(pairs)])
     logp = torch.tensor(now, dtype=torch.float64, requires_grad=True)
     reference = Evaluated(torch.tensor(before, dtype=torch.float64))
-    found = Objective.of(chosen).whole(batch, credit, Evaluated(logp), {"reference": reference}, rewards)
+    found = Objective.of(chosen).whole(
+        batch, credit, Evaluated(logp), {"reference": reference, "old": reference}, rewards
+    )
     found.total.backward()
     assert logp.grad is not None
     tokens = [logp.grad[batch.trajectory == row] for row in range(len(rows))]
@@ -109,3 +114,32 @@ def test_preference_loss_and_its_gradients(name: str) -> None:
 )
 def test_further_forms(chosen: list[dict[str, Any]], loss: float) -> None:
     assert close(loss_and_gradient(chosen, CASES["pref.dpo"]["inputs"], [0, 1])[0], loss)
+
+
+@pytest.mark.parametrize(
+    ("term", "plain"),
+    [
+        ({"kind": "copg", "beta": 0.5}, {"kind": "copg", "beta": 0.5}),
+        ({"kind": "dpo", "margin_per_reward": 2.0}, {"kind": "dpo", "margin": 0.54}),
+        ({"kind": "adpo"}, {"kind": "adpo"}),
+    ],
+    ids=["copg", "dpo", "adpo"],
+)
+def test_large_rewards_that_are_close_differ_by_what_they_differ(
+    term: dict[str, Any], plain: dict[str, Any]
+) -> None:
+    """1000.37 and 1000.1 are 0.27 apart; in float32 they are 0.27002 apart."""
+    inputs = CASES["pref.dpo"]["inputs"]
+    found = loss_and_gradient([term], inputs, [0, 1], (1000.37, 1000.1))
+    expected = loss_and_gradient([plain], inputs, [0, 1], (0.27, 0.0))
+    assert all(close(mine, other) for mine, other in zip(found, expected, strict=True))
+
+
+def test_rounding_makes_no_order_in_a_list() -> None:
+    """0.1 + 0.2 and 0.3 share their place."""
+    inputs = CASES["pref.dpo"]["inputs"]
+    loss, winners, losers = loss_and_gradient(
+        [{"kind": "adpo", "one_hot": True}], inputs, [0], (0.1 + 0.2, 0.3)
+    )
+    expected = loss_and_gradient([{"kind": "adpo", "one_hot": True}], inputs, [0], (0.3, 0.3))
+    assert (loss, winners, losers) == expected

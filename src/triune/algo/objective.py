@@ -129,7 +129,7 @@ class Objective:
     ) -> Loss:
         """The loss of a batch that is not cut: one mini-batch of one micro-batch."""
         rewards = rewards or Rewards(torch.zeros(len(batch.trajectories)).double(), torch.zeros(0))
-        batch = replace(batch, advantage=credit.advantage, reward=rewards.total.float())
+        batch = replace(batch, advantage=credit.advantage, reward=rewards.total)
         if credit.returns is not None:
             batch.returns = credit.returns
         return self(batch, current, views, self.shares(batch, credit, rewards), progress)

@@ -29,9 +29,9 @@ class Batch:
     lists below; `action` numbers the trajectory's turns that this decision's chunk belongs to); sampled bool[N].
     value_trajectory, value_turn i64[V]: read-out v precedes turn `value_turn[v]`; a truncated trajectory has one more
     after its last turn, the bootstrap.
-    advantage f32[N], returns f32[V] (the value targets) and reward f32[B] come from credit and judge. The rest is the
-    share of the term that looks (`algo/share.py`): `live` bool[N], and weights that already hold 1 / (global count), so
-    that a loss is a plain sum and does not depend on micro-batching.
+    advantage f32[N], returns f32[V] (the value targets) and reward f64[B] (large ones may be close to each other) come from
+    credit and judge. The rest is the share of the term that looks (`algo/share.py`): `live` bool[N], and weights that
+    already hold 1 / (global count), so that a loss is a plain sum and does not depend on micro-batching.
     """
 
     payload: Any

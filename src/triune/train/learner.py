@@ -154,7 +154,7 @@ class Learner:
         assert step.credit is not None
         micro, span = micros[number], places[number]
         micro.advantage = step.credit.advantage[span.decisions]
-        micro.reward = step.rewards.total[span.rows].float()
+        micro.reward = step.rewards.total[span.rows]
         if step.credit.returns is not None:
             micro.returns = step.credit.returns[span.values]
         views: dict[str, Evaluated] = {name: cut(view, span) for name, view in step.views.items()}

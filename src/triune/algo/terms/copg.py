@@ -30,4 +30,4 @@ class CoPG(Contrast):
 
     def contrast(self, winner: Side, loser: Side) -> Tensor:
         delta = winner.ratio - loser.ratio
-        return -((winner.reward - loser.reward) * delta - self.beta / 2 * delta.square())
+        return -(winner.ahead(loser) * delta - self.beta / 2 * delta.square())

@@ -64,7 +64,7 @@ class Imitation(TermOptions):
         if self.credit == "advantage":
             weight = weight * torch.where(live, batch.advantage, 0.0)
         elif self.credit == "reward":
-            weight = weight * torch.where(torch.isnan(batch.reward), 0.0, batch.reward)[batch.trajectory]
+            weight = weight * batch.reward.nan_to_num(0.0).to(logp)[batch.trajectory]
         loss = -logp.clamp(max=math.log(self.cutoff)) * weight
         return TermResult(
             loss=(loss * batch.weight).sum(),

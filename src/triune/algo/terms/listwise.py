@@ -44,7 +44,7 @@ class ListTerm(AnswerTerm):
 
     @abstractmethod
     def listed(self, score: Tensor, reward: Tensor, group: Group) -> Tensor:
-        """The loss of one group, from log-ratios [n] (with gradient) and rewards [n]."""
+        """The loss of one group, from log-ratios [n] (with gradient) and rewards f64[n]."""
 
     def share(self, batch: Batch, credit: Credit, rewards: Rewards, rows: Tensor) -> Share:
         live = trained(self, batch, credit, rows)
@@ -77,10 +77,10 @@ class ListTerm(AnswerTerm):
         first: dict[str, list[bool]] = defaultdict(list)
         for members in _groups(batch, batch.row_weight > 0).values():
             rows = torch.tensor(members, device=ratio.device)
-            score, reward = ratio[rows], batch.reward.to(ratio)[rows]
+            score, reward = ratio[rows], batch.reward.to(ratio.device)[rows]
             value = batch.row_value[rows] if len(batch.row_value) else batch.row_value
             loss = loss + batch.row_weight[members[0]] * self.listed(score, reward, Group(nll[rows], value))
-            ahead = bool(reward[score.argmax()] == reward.max())
+            ahead = bool(_level(reward, reward.max())[score.argmax()])
             first[batch.trajectories[members[0]].source].append(ahead)
         metrics = [Metric.of("preference/first", ahead, source=source) for source, ahead in first.items()]
         return TermResult(loss=loss, metrics=metrics)
@@ -93,6 +93,11 @@ def _groups(batch: Batch, chosen: Tensor) -> dict[str, list[int]]:
         if bool(chosen[index]):
             table.setdefault(one.group, []).append(index)
     return table
+
+
+def _level(reward: Tensor, other: Tensor) -> Tensor:
+    """Which rewards equal another, bool[n]: rounding orders nothing."""
+    return (reward - other).abs() <= EQUAL * torch.maximum(reward.abs(), other.abs())
 
 
 @TERMS.register("adpo")
@@ -118,7 +123,7 @@ class ADPO(ListTerm):
     def target(self, reward: Tensor) -> Tensor:
         """q [n]."""
         if self.one_hot:
-            best = (reward == reward.max()).to(reward.dtype)
+            best = _level(reward, reward.max()).to(reward.dtype)
             return best / best.sum()
         spread = reward - reward.mean()
         return torch.softmax(spread / (reward.std() + 1e-8) / self.beta_reward, 0)
@@ -127,7 +132,7 @@ class ADPO(ListTerm):
         return self.tau
 
     def listed(self, score: Tensor, reward: Tensor, group: Group) -> Tensor:
-        q, scaled = self.target(reward), score * (1 / self.temperature(group))
+        q, scaled = self.target(reward).to(score), score * (1 / self.temperature(group))
         if len(scaled) == 2:  # in DPO's own words, so that a pair is equal to it in every digit
             gap = scaled[0] - scaled[1]
             return -q[0] * logsigmoid(gap) - q[1] * logsigmoid(-gap)
@@ -184,8 +189,8 @@ class PlackettLuce(ListTerm):
         scaled, ranked = self.beta * score[order], reward[order]
         loss, places = score[:0].sum(), len(score) - 1
         for place in range(min(places, self.depth or places)):
-            first = int((ranked == ranked[place]).nonzero()[0])
-            if bool((ranked[first:] == ranked[first]).all()):
+            first = int(_level(ranked, ranked[place]).nonzero()[0])
+            if bool(_level(ranked[first:], ranked[first]).all()):
                 break  # nothing below: the rest is one place
             loss = loss + torch.logsumexp(scaled[first:], 0) - scaled[place]
         return loss
@@ -208,7 +213,7 @@ class LambdaRank(ListTerm):
         place = torch.empty_like(reward)
         place[order] = torch.arange(1, len(reward) + 1, dtype=reward.dtype, device=reward.device)
         gain, discount = torch.exp2(reward) - 1, 1 / torch.log1p(place)
-        weight = (gain[:, None] - gain).abs() * (discount[:, None] - discount).abs()
+        weight = ((gain[:, None] - gain).abs() * (discount[:, None] - discount).abs()).to(score)
         better = reward[:, None] > reward
         loss = -weight * logsigmoid(scaled[:, None] - scaled)
         return torch.where(better, loss, 0.0).sum()

@@ -39,7 +39,7 @@ class Luffy(TermOptions):
         live = batch.live
         p = torch.where(live, current.logp, 0.0).exp()
         shaped = p if self.gamma is None else p / (p + self.gamma)
-        reward = torch.where(torch.isnan(batch.reward), 0.0, batch.reward)
+        reward = batch.reward.nan_to_num(0.0).to(p)
         worth = batch.advantage if self.credit == "advantage" else reward[batch.trajectory]
         advantage = torch.where(live, worth, 0.0)
         return TermResult(

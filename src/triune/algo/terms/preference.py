@@ -46,7 +46,7 @@ def _owner(batch: Batch) -> Tensor:
 @dataclass(slots=True)
 class Side:
     """One side of P pairs, all [P]: log-prob of the answer now (with gradient) and under the reference (0 without one), its
-    length in decisions, and its reward."""
+    length in decisions, and its reward f64."""
 
     logp: Tensor
     reference: Tensor
@@ -62,6 +62,10 @@ class Side:
     def mean(self) -> Tensor:
         """The mean log-prob of a decision."""
         return self.logp / self.length
+
+    def ahead(self, other: Side) -> Tensor:
+        """By how much its reward is larger. Subtracted in float64: rewards may be large and close to each other."""
+        return (self.reward - other.reward).to(self.logp.dtype)
 
 
 class AnswerTerm(TermOptions):
@@ -121,7 +125,7 @@ class PairTerm(AnswerTerm):
         if self.anchored:
             reference = answer_sum(batch, views[self.reference].logp)
         length = answer_length(batch, logp)
-        reward = batch.reward.to(logp.device, logp.dtype)
+        reward = batch.reward.to(logp.device)
 
         def side(rows: Tensor) -> Side:
             return Side(logp[rows], reference[rows], length[rows], reward[rows])
@@ -201,7 +205,7 @@ class Margin(Contrast):
 
     def excess(self, winner: Side, loser: Side) -> Tensor:
         """beta D minus the margin [P]."""
-        wanted = self.margin + self.margin_per_reward * (winner.reward - loser.reward)
+        wanted = self.margin + self.margin_per_reward * winner.ahead(loser)
         return self.implied(winner) - self.implied(loser) - wanted
 
 
