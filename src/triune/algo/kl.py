@@ -31,11 +31,9 @@ def estimate(
 ) -> Tensor:
     """The estimate per decision, [N], of logs = log pi - log ref [N].
 
-    verl clamps the log-ratio of k3 to +-20 and its value to +-10: `log_bound` and `value_bound`, for every form. There is
+    As in verl `log_bound` is about what is exponentiated, k3 and the value of k3+; its `value_bound` there is 10. There is
     no gradient beyond either.
     """
-    if log_bound is not None:
-        logs = logs.clamp(-log_bound, log_bound)
     if form == "k1":
         value = logs
     elif form == "abs":
@@ -44,7 +42,8 @@ def estimate(
     elif form == "k2":
         value = 0.5 * logs.square()
     else:
-        value = (-logs).expm1() + logs
+        held = logs if log_bound is None else logs.clamp(-log_bound, log_bound)
+        value = (-held).expm1() + held
         if form == "k3+":
             smooth = 0.5 * logs.square()
             value = value.detach() + smooth - smooth.detach()

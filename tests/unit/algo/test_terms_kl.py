@@ -196,6 +196,18 @@ def test_clamps_cut_value_and_gradient() -> None:
     assert float(far) == pytest.approx(float(torch.tensor(20.0, dtype=torch.float64).expm1()) - 20.0)
 
 
+@pytest.mark.parametrize(
+    ("form", "value", "slope"), [("k1", -30.0, 1.0), ("abs", 30.0, -1.0), ("k2", 450.0, -30.0)]
+)
+def test_what_is_not_exponentiated_is_not_clamped(form: Form, value: float, slope: float) -> None:
+    """As in verl: a policy that has moved far is still pulled back."""
+    logs = torch.tensor([-30.0], dtype=torch.float64, requires_grad=True)
+    found = estimate(form, logs)
+    found.sum().backward()
+    assert logs.grad is not None
+    assert (found.item(), logs.grad.item()) == (value, slope)
+
+
 @pytest.mark.parametrize("form", get_args(Form))
 def test_where_the_policies_agree_every_estimate_is_zero(form: Form) -> None:
     assert estimate(form, torch.zeros(2)).tolist() == [0.0, 0.0]

@@ -51,7 +51,9 @@ class KL(TermOptions):
     )
     view: str = Field(default="reference", description="what the policy is held to: a view, or `behavior`")
     log_bound: float | None = Field(
-        default=20.0, gt=0, description="the log-ratio is clamped to this on both sides (verl: 20)"
+        default=20.0,
+        gt=0,
+        description="the log-ratio that k3 forms exponentiate is clamped to this on both sides (verl: 20)",
     )
     value_bound: float | None = Field(
         default=None, gt=0, description="the value is clamped to this, and has no gradient beyond (verl: 10)"
