@@ -38,6 +38,11 @@ class Share:
     pairs: Tensor = field(default_factory=lambda: torch.zeros(0, 2, dtype=torch.long))
     pair_weight: Tensor = field(default_factory=_none)
 
+    @property
+    def counts(self) -> bool:
+        """Whether anything at all is counted."""
+        return any(bool(w.any()) for w in (self.weight, self.value_weight, self.row_weight, self.pair_weight))
+
     def cut(self, span: Span) -> Share:
         """The part of a micro-batch; pairs name its own rows. Raises ValueError for a pair that was torn apart."""
         first, last = span.rows.start, span.rows.stop

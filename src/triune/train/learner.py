@@ -104,7 +104,7 @@ class Learner:
         metrics += [*laid_out(micros), scalar("layout/over_budget", over)]
         step = self.credited(micros, scored, progress, metrics)
         assert step.credit is not None
-        places = spans(micros)
+        places, empty = spans(micros), 0
         for number, mine in enumerate(minibatches):
             chosen = torch.zeros(len(step.scored), dtype=torch.bool)
             chosen[[i for m in mine for i in parts[m]]] = True
@@ -116,9 +116,15 @@ class Learner:
                 for name, value in part_losses.items():
                     losses[name] += value
             metrics += [scalar(f"loss/{name}", value) for name, value in losses.items()]
+            if not any(
+                share.counts for share in shares.values()
+            ):  # momentum and decay alone would move the weights
+                empty += 1
+                self.optimizer.forget()
+                continue
             moved = self.optimizer.step(recipe.train.optimizer, progress.step, recipe.train.total_steps)
             metrics += moved.metrics()
-        metrics += self.views.end(micros, progress)
+        metrics += [scalar("minibatches_empty", empty), *self.views.end(micros, progress)]
         return Report.of(step, others, self.observed(metrics))
 
     def observed(self, metrics: Sequence[Metric]) -> list[Metric]:

@@ -161,15 +161,19 @@ class Optimizer:
                     weight.copy_(copy)
         else:
             self.skipped += 1
-        self.adamw.zero_grad(set_to_none=True)
-        for _, weights in trained:
-            for weight in weights:
-                weight.grad = None
+        self.forget()
         return Stepped(
             norms=_floats({**norms, "all": total}),
             layer_norms=_floats({layer: torch.stack(many).norm() for layer, many in by_layer.items()}),
             rates={group["name"]: float(group["lr"]) for group, _ in trained},
         )
+
+    def forget(self) -> None:
+        """Drops the gradients."""
+        self.adamw.zero_grad(set_to_none=True)
+        for weights in self.weights:
+            for weight in weights:
+                weight.grad = None
 
     def _clip(
         self,

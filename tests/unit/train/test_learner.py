@@ -264,6 +264,18 @@ def test_nothing_to_learn_from_changes_nothing() -> None:
     assert found(report, "loss/ppo_clip") == 0
 
 
+def test_a_step_of_which_no_term_counts_anything_moves_nothing() -> None:
+    """Neither momentum nor decay; with something to train on, the same step moves the weights."""
+    family, plan = TableFamily(), recipe()
+    learner = Learner(family, plan, exact=True)
+    learner.step(lambda: group("a", [1, 0]), plan, FIRST)
+    for totals, empty in (([None, None], 1), ([1, 0], 0)):
+        before = family.table.weight.detach().clone()
+        report = learner.step(lambda said=totals: group("a", said), plan, FIRST)  # type: ignore[misc]
+        assert found(report, "minibatches_empty") == empty
+        assert torch.equal(family.table.weight, before) == bool(empty)
+
+
 def test_stages_change_the_algorithm_and_what_is_frozen() -> None:
     plan = Recipe.model_validate(
         {
