@@ -30,7 +30,7 @@ class Options(Frozen):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of views (`old` always exists; `old.placed`: of placed decisions too), extras of the current pass (`entropy`,
+        """Names of views (`old` declares itself; `old.placed`: of placed decisions too), extras of the current pass (`entropy`,
         `value`, `distribution`), and extras of a view (`masked.entropy`)."""
         return frozenset()
 

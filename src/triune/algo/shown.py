@@ -57,6 +57,8 @@ def passes(needs: Collection[str]) -> tuple[list[str], str]:
     found = {need.split(".")[0] for need in needs} - EXTRAS - {"old"}
     if "value" in needs or any(need.startswith("old.") and need != "old.placed" for need in needs):
         return sorted({*found, "old"}), ""
+    if not any(need.split(".")[0] == "old" for need in needs):
+        return sorted(found), ""
     placed = " or rows are placed" if "old.placed" in needs else ""
     return sorted(found), f"; one more for `old` if the engine is not exact{placed}"
 

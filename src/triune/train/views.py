@@ -55,7 +55,9 @@ class Views:
                 raise RecipeError(f"algo.views.{name}: a view cannot have this name; choose another word")
         self.extras = frozenset(need for need in needs if need in provides)
         self.early = {need.split(".")[0] for need in early}
-        self.wanted = {"old": self.extras & {"value"}}
+        # The critic's values of before the step are a part of `old`.
+        asked = {need.split(".")[0] for need in needs} & {"old", "value"}
+        self.wanted = {"old": self.extras & {"value"}} if asked else {}
         self.placed = "old.placed" in needs
         unknown = []
         for need in sorted(set(needs) - self.extras - {"old.placed"}):
@@ -78,7 +80,7 @@ class Views:
         for name in sorted(self.wanted.keys() - {"old"}):
             self.held[name] = self._declare(name)
         # What an exact engine's log-probs leave to be evaluated are a critic's values.
-        alone = self.exact and self.wanted["old"] == {"value"}
+        alone = self.exact and self.wanted.get("old") == {"value"}
         self.reads = getattr(self.family, "read", None) if alone else None
 
     def _declare(self, name: str) -> View:
@@ -98,7 +100,7 @@ class Views:
     @property
     def known(self) -> bool:
         """Whether an exact engine's behaviour log-probs are all that is asked of the old policy."""
-        return self.exact and not self.wanted["old"]
+        return self.exact and self.wanted.get("old") == frozenset()
 
     @property
     def live(self) -> list[str]:
@@ -144,7 +146,8 @@ class Views:
 
     def step(self, micros: Sequence[Batch], whole: Batch, progress: Progress) -> dict[str, Evaluated]:
         """Flat vectors of every view that is not live, without gradient. An exact engine's behaviour log-probs *are* the
-        old ones: no pass is spent on them, unless a part asks for those of placed decisions, which no engine drew."""
+        old ones: no pass is spent on them, unless a part asks for those of placed decisions, which no engine drew. Without a
+        part that needs `old` (every ratio is against the engine, or there is none) it is not among them."""
         self.begin(progress)
         drawn = not self.placed or bool(whole.sampled.all())
         views = {"old": Evaluated(logp=whole.logp_behavior)} if self.known and drawn else {}
@@ -156,8 +159,8 @@ class Views:
             asked, want = "current" if name == "old" else name, self.wanted[name] - {"distribution"}
             views[name] = self._seen(micros, want, asked)
         # What older weights drew, and is replayed, is clipped against those weights.
-        stored = replayed(whole)[whole.trajectory]
-        views["old"].logp = torch.where(stored, whole.logp_behavior, views["old"].logp)
+        if (old := views.get("old")) is not None:
+            old.logp = torch.where(replayed(whole)[whole.trajectory], whole.logp_behavior, old.logp)
         return views
 
     @torch.no_grad()

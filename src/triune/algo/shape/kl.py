@@ -59,7 +59,7 @@ class KLInReward(ShapeOptions):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({self.view})
+        return frozenset({"old", self.view})
 
     def coefficient(self, progress: Progress) -> float:
         """What one nat costs at this progress."""
