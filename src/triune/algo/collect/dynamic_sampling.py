@@ -34,7 +34,9 @@ class DynamicSampling(CollectOptions):
         default=None, description="keep by the group's mean, strictly between; null: by difference"
     )
     max_batches: int = Field(
-        default=10, ge=1, description="batches of prompts that a step may draw (verl's scripts: 10)"
+        default=10,
+        ge=1,
+        description="batches of prompts that a step may draw (verl's DAPO scripts: 10; EasyR1: 20)",
     )
     pad: bool = Field(default=False, description="fill what is missing with groups that were dropped")
 
