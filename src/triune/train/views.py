@@ -80,7 +80,7 @@ class Views:
         for name in sorted(self.wanted.keys() - {"old"}):
             self.held[name] = self._declare(name)
         # What an exact engine's log-probs leave to be evaluated are a critic's values.
-        alone = self.exact and self.wanted.get("old") == {"value"}
+        alone = self.exact and self.wanted.get("old") == frozenset({"value"})
         self.reads = getattr(self.family, "read", None) if alone else None
 
     def _declare(self, name: str) -> View:
