@@ -143,3 +143,21 @@ def test_rounding_makes_no_order_in_a_list() -> None:
     )
     expected = loss_and_gradient([{"kind": "adpo", "one_hot": True}], inputs, [0], (0.3, 0.3))
     assert (loss, winners, losers) == expected
+
+
+def test_contrastive_policy_gradient_ends_at_the_closed_form() -> None:
+    """argmax E[A] - lam KL(pi, pi_aux) = pi_aux exp(A / lam) / Z, whoever drew the three answers: one of each."""
+    case = next(case for case in VECTORS["cases"] if case["id"] == "policy.kl_closed_form")
+    rows = [trajectory([arm], id=str(arm), group="g", rank=arm) for arm in range(3)]
+    batch, rewards = batch_of(rows, case["inputs"]["advantage"])
+    ones = torch.ones(3, dtype=torch.bool)
+    credit = Credit(torch.zeros(3), ones, ones, [""] * 3, ~ones[:1])
+    views = {"reference": Evaluated(torch.tensor(case["inputs"]["aux_policy"], dtype=torch.float64).log())}
+    objective = Objective.of([{"kind": "copg", "beta": case["params"]["lam"]}])
+    logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    for _ in range(200):
+        found = objective.whole(batch, credit, Evaluated(logits.log_softmax(0)), views, rewards)
+        (slope,) = torch.autograd.grad(found.total, logits)
+        with torch.no_grad():
+            logits -= slope
+    assert close(logits.detach().softmax(0), case["expected"]["policy"])
