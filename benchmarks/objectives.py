@@ -107,10 +107,25 @@ def child(name: str, rounds: int) -> dict[str, Any]:
         base = Recipe.model_validate({**made.dump(), "algo": preset.load(BASE).tried()})
         with Loop(made, folder / "run") as loop:
             rows: list[Sequence[Scored]] = []
+            plain: list[Scored] = []
             update = loop.update.step
+
+            def drawn() -> list[Scored]:
+                """What GRPO would have drawn for the same prompts: its pictures are known while the step goes on."""
+                demand = Demand(ROLLOUTS, SamplingRule(), 0, 0, Progress(step=1, total_steps=1000))
+                samples = loop.mixture.batch(1)
+                made = NativeOptions(max_tokens=24).build(loop.family).generate(samples, demand)
+                asked = [(row[0].sample, tuple(e.outcome for e in row)) for row in made]
+                said = loop.judge.judge_many(asked, demand.progress)
+                return [
+                    Scored(e.sample, e.trajectory, e.outcome, v)
+                    for row, verdicts in zip(made, said, strict=True)
+                    for e, v in zip(row, verdicts, strict=True)
+                ]
 
             def once(source: Callable[[], Sequence[Scored]], *arguments: Any) -> Any:
                 rows.append(source())
+                plain.extend(drawn())
                 return update(lambda: rows[0], *arguments)
 
             loop.update.step = once  # type: ignore[method-assign]
@@ -122,19 +137,6 @@ def child(name: str, rounds: int) -> dict[str, Any]:
             update(lambda: rows[0], made, progress)
             peak = kib("VmHWM")
 
-            samples = loop.mixture.batch(1)
-            loop.family.begin_step(list({one.sample.id: one.sample for one in [*rows[0]]}.values()))
-            demand = Demand(ROLLOUTS, SamplingRule(), 0, 0, progress)
-            generator = NativeOptions(max_tokens=24).build(loop.family)
-            drawn = generator.generate(samples, demand)
-            said = loop.judge.judge_many(
-                [(r[0].sample, tuple(e.outcome for e in r)) for r in drawn], progress
-            )
-            plain = [
-                Scored(e.sample, e.trajectory, e.outcome, v)
-                for row, verdicts in zip(drawn, said, strict=True)
-                for e, v in zip(row, verdicts, strict=True)
-            ]
             other = Learner(loop.family, base, True)
             seconds: dict[str, list[float]] = {name: [], BASE + "/base": []}
             for number in range(rounds + 1):
