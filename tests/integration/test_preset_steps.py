@@ -49,11 +49,12 @@ def gradients(name: str, overrides: dict[str, Any], folder: Path) -> list[torch.
     drawn = {} if own.get("rollout.kind") == "recorded" else {"rollout.max_tokens": 12}
     said = {
         "train.total_steps": 4,
-        "train.prompts_per_step": 8,
+        "train.prompts_per_step": 6,
         "train.rollouts_per_prompt": 2,
         "train.minibatches_per_step": 1,
         "train.optimizer.clip_norm": 1e9,
         "train.probe": False,
+        "data.sources": [{"name": "embedded/counting/*"}, {"name": "embedded/detection/*"}],
         "monitor.sinks": [],
     }
     base = Recipe.load(find_recipe("quickstart")).dump() | {"algo": found.tried()}
