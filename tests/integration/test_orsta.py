@@ -239,7 +239,7 @@ def test_off_policy_ratios_are_to_the_weights_that_sampled(exact: bool) -> None:
         optimizer={"lr": 0.3, "warmup_fraction": 0.0, "clip_norm": 1e9},
     )
     rollouts = [
-        trajectory(ids, id=f"{group}{i}", group=group, family=family)
+        trajectory(ids, id=f"{group}{i}", group=group, sample=group, family=family)
         for group in "ab"
         for i, ids in enumerate([(1, 2), (3, 4)])
     ]

@@ -20,14 +20,14 @@ class Remembers(Protocol):
 
 
 def state_of(generator: Generator) -> dict[str, object]:
-    inner = getattr(generator, "inner", generator)  # of one that several processes share
-    return inner.state() if isinstance(inner, Remembers) else {}
+    state = getattr(generator, "state", None)  # of one that several processes share: that of the one inside
+    return {} if state is None else dict(state())
 
 
 def go_back(generator: Generator, state: Mapping[str, object], version: int) -> None:
     """Has a generator go on from a checkpoint."""
-    inner = getattr(generator, "inner", generator)
-    if isinstance(inner, Remembers):
-        inner.restore(state, version)
+    restore = getattr(generator, "restore", None)
+    if restore is not None:
+        restore(state, version)
     else:
         generator.load(version)
