@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, JsonValue, PrivateAttr, ValidationError, 
 from triune.core.base import Frozen
 from triune.core.dataspec import DataSpec
 from triune.core.judgespec import JudgeSpec
+from triune.core.monitorspec import MonitorSpec
 from triune.core.plugin import PlugIn
 from triune.core.schedule import Progress
 from triune.core.userfile import UserFile
@@ -72,19 +73,6 @@ class TrainSpec(Frozen):
                 f"({self.minibatches_per_step}), so that every optimiser step sees whole groups"
             )
         return self
-
-
-REFLECTION_WORDS = (
-    "re-check", "re-evaluate", "re-examine", "re-think", "recheck", "reevaluate", "reexamine", "reevaluation", "rethink",
-    "check again", "think again", "try again", "verify", "wait", "yet",
-)  # fmt: skip
-"""V-Triune's fifteen reflection words, matched as substrings of the lower-cased text."""
-
-
-class MonitorSpec(Frozen):
-    sinks: tuple[str, ...] = Field(("console",), description="where metrics go besides the run's own files")
-    words: tuple[str, ...] = Field(REFLECTION_WORDS, description="words whose use is counted per source")
-    rollouts_every: int = Field(1, ge=0, description="steps between saved rollouts; 0: none")
 
 
 class Stage(Frozen):

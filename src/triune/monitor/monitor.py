@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from triune.core.recipe import REFLECTION_WORDS
+from triune.core.monitorspec import REFLECTION_WORDS
 from triune.monitor.metric import Metric, Scored, merge
 from triune.monitor.sinks import SINKS, Rewindable, RolloutSink, Run, Sink, Speaking
 from triune.monitor.sinks.store import StoreSink

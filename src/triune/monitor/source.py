@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import get_args
 
-from triune.core.recipe import REFLECTION_WORDS
+from triune.core.monitorspec import REFLECTION_WORDS
 from triune.core.trajectory import BASELINE, Trajectory
 from triune.core.verdict import Ending, Status, Verdict
 from triune.monitor.metric import Labels, Metric, Scored, labelled

@@ -1,0 +1,19 @@
+"""The `monitor` section of a recipe: where numbers go, and what is kept of a run."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from triune.core.base import Frozen
+
+REFLECTION_WORDS = (
+    "re-check", "re-evaluate", "re-examine", "re-think", "recheck", "reevaluate", "reexamine", "reevaluation", "rethink",
+    "check again", "think again", "try again", "verify", "wait", "yet",
+)  # fmt: skip
+"""V-Triune's fifteen reflection words, matched as substrings of the lower-cased text."""
+
+
+class MonitorSpec(Frozen):
+    sinks: tuple[str, ...] = Field(("console",), description="where metrics go besides the run's own files")
+    words: tuple[str, ...] = Field(REFLECTION_WORDS, description="words whose use is counted per source")
+    rollouts_every: int = Field(1, ge=0, description="steps between saved rollouts; 0: none")
