@@ -21,6 +21,7 @@ from triune.core.errors import RecipeError, TriuneError
 from triune.core.loading import find_recipe, list_recipes
 from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import Recipe
+from triune.monitor.dash.command import dash
 from triune.serve.command import serve
 
 if TYPE_CHECKING:
@@ -418,6 +419,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "serve": serve,
     "export": export,
     "report": report,
+    "dash": dash,
     "recipes": recipes,
 }
 

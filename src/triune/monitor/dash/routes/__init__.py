@@ -1,0 +1,1 @@
+"""One module per view: each has a `router`, which the application finds by itself."""

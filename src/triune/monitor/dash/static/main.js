@@ -1,0 +1,182 @@
+// The shell: which view of which run is shown is in the address (`#/overview?run=NAME&...`), so that it can be kept,
+// shared and gone back to. A view is a module with `title`, and `show(root, state)` that draws into `root` and may
+// return {changed(stamp), close()}.
+
+import { get, watch } from "./api.js";
+import { append, h, put } from "./dom.js";
+
+const VIEWS = [
+  { name: "runs", title: "Runs", key: "1", all: true },
+  { name: "compare", title: "Compare", key: "2", all: true },
+  { name: "overview", title: "Overview", key: "3" },
+  { name: "matrix", title: "Matrix", key: "4" },
+  { name: "rollouts", title: "Rollouts", key: "5" },
+  { name: "health", title: "Health", key: "6" },
+  { name: "data", title: "Data", key: "7" },
+  { name: "alarms", title: "Alarms", key: "8" },
+];
+const KEYS = [
+  ["1 … 8", "a view"], ["/", "search"], ["j, k", "next and previous"], ["t", "light or dark"], ["?", "these keys"], ["Esc", "close"],
+  ["← →, Home, End", "along a curve; Enter shows its rollouts"],
+];
+
+const content = document.getElementById("content");
+const chooser = document.getElementById("run");
+const stateLine = document.getElementById("state");
+let current = null;
+let stop = () => {};
+let watched = null;
+let turn = 0;
+
+/** The state in the address: {view, run, ...parameters}. */
+export function state() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const found = Object.fromEntries(new URLSearchParams(query));
+  const view = VIEWS.find((one) => one.name === path) ? path : "runs";
+  return { ...found, view };
+}
+
+/** The address of a view; parameters that are empty are left out. */
+export function address(view, parameters) {
+  const made = new URLSearchParams();
+  for (const [name, value] of Object.entries(parameters)) if (value !== null && value !== undefined && value !== "") made.set(name, value);
+  return `#/${view}?${made}`;
+}
+
+/** Goes to a view; `replace` keeps the history short while a filter is being typed. */
+export function go(view, parameters, replace = false) {
+  const to = address(view, parameters);
+  if (replace) {
+    history.replaceState(null, "", to);
+    return render();
+  }
+  location.hash = to;
+  return undefined;
+}
+
+async function render() {
+  const mine = ++turn;
+  const now = state();
+  const view = VIEWS.find((one) => one.name === now.view);
+  if (!view.all && !now.run) return go("runs", {}, true);
+  navigation(now);
+  follow(view.all ? "" : now.run);
+  const root = h("div", { "data-view": view.name });
+  try {
+    const module = await import(`./views/${view.name}.js`);
+    if (mine !== turn) return undefined;
+    current?.close?.();
+    current = null;
+    document.title = `${view.title}${now.run ? ` · ${now.run}` : ""} · Triune`;
+    put(content, root);
+    const shown = await module.show(root, now);
+    if (mine !== turn) shown?.close?.();
+    else current = shown || null;
+  } catch (error) {
+    if (mine === turn) put(content, h("h1", {}, view.title), failure(error));
+  }
+  if (mine === turn) content.dataset.ready = now.view; // what a test, or a script, waits for
+  return undefined;
+}
+
+/** An error as a note. */
+export function failure(error) {
+  return h("p", { class: "note bad", role: "alert" }, error.message || String(error));
+}
+
+function navigation(now) {
+  delete content.dataset.ready;
+  put(document.getElementById("views"), VIEWS.map((view) =>
+    h("a", { href: address(view.name, view.all ? (view.name === "compare" ? { runs: now.runs } : {}) : { run: now.run || chooser.value }),
+      "aria-current": view.name === now.view ? "page" : null }, view.title)));
+  if (now.run && chooser.value !== now.run) {
+    if (![...chooser.options].some((option) => option.value === now.run)) append(chooser, h("option", { value: now.run }, now.run));
+    chooser.value = now.run;
+  }
+}
+
+function follow(run) {
+  if (watched === run) return;
+  stop();
+  watched = run;
+  stateLine.className = "state";
+  put(stateLine);
+  stop = watch(run, (change) => {
+    if (change === null) {
+      stateLine.className = "state lost";
+      put(stateLine, "server lost");
+      return;
+    }
+    stateLine.className = change.live ? "state live" : "state";
+    put(stateLine, run ? (change.live ? "live" : "not running") : "");
+    if (!run) listRuns();
+    current?.changed?.(change);
+  });
+}
+
+async function listRuns() {
+  const found = (await get("/api/runs")).runs;
+  const chosen = state().run || chooser.value;
+  put(chooser, found.map((run) => h("option", { value: run.name }, run.name)));
+  if (chosen && found.some((run) => run.name === chosen)) chooser.value = chosen;
+}
+
+function themed() {
+  const dark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  put(document.getElementById("theme"), dark ? "Light" : "Dark");
+  return dark;
+}
+
+function turnTheme() {
+  const next = themed() ? "light" : "dark";
+  document.documentElement.dataset.theme = next;
+  localStorage.setItem("theme", next);
+  themed();
+}
+
+function help() {
+  const dialog = document.getElementById("keys");
+  put(dialog, h("h2", { id: "keys-title" }, "Keys"), h("table", {}, h("tbody", {}, KEYS.map(([key, does]) =>
+    h("tr", {}, h("th", { scope: "row" }, h("kbd", {}, key)), h("td", {}, does))))),
+  h("form", { method: "dialog" }, h("button", {}, "Close")));
+  dialog.showModal();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog")) return;
+  const view = VIEWS.find((one) => one.key === event.key);
+  if (view) go(view.name, view.all ? {} : { run: state().run || chooser.value });
+  else if (event.key === "t") turnTheme();
+  else if (event.key === "?") help();
+  else if (event.key === "/") {
+    const search = content.querySelector("input[type=search]");
+    if (!search) return;
+    event.preventDefault();
+    search.focus();
+  } else if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
+});
+
+/** Moves the focus along what a view marks with `data-item`. */
+function step(by) {
+  const items = [...content.querySelectorAll("[data-item]")];
+  if (!items.length) return;
+  const here = items.findIndex((item) => item.contains(document.activeElement));
+  const item = items[Math.min(Math.max(here < 0 ? (by > 0 ? 0 : items.length - 1) : here + by, 0), items.length - 1)];
+  (item.matches("a, button, [tabindex]") ? item : item.querySelector("a, button, [tabindex]"))?.focus();
+}
+
+chooser.addEventListener("change", () => {
+  const now = state();
+  const view = VIEWS.find((one) => one.name === now.view);
+  go(view.all ? "overview" : now.view, { run: chooser.value });
+});
+document.getElementById("theme").addEventListener("click", turnTheme);
+document.getElementById("help").addEventListener("click", help);
+window.addEventListener("hashchange", render);
+const kept = localStorage.getItem("theme");
+if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
+themed();
+await listRuns().catch(() => {});
+render();

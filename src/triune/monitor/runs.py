@@ -1,0 +1,209 @@
+"""A folder of runs, as a reader finds it: names, recipes, tags, and which of them is being written right now."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from triune.core.errors import StorageError, nearest
+from triune.core.provenance import PROVENANCE_FILE, RECIPE_FILE
+from triune.monitor.disk import naming, write
+from triune.monitor.store import Store
+
+METRICS_FILE = "metrics.sqlite"
+TAGS_FILE = "tags.json"
+MAX_TAGS, MAX_TAG_LENGTH = 50, 60
+_DEEPEST = 4  # folders below the root in which runs are looked for
+_IDLE_READERS = 4  # per run; opening one costs a millisecond, and much more for a store of an older version
+_ROOT_NAME = "."
+"""The name of the root itself, where that is a run."""
+
+
+class UnknownRun(StorageError):
+    """There is no run of this name under the folder of runs."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run under its name, which is its path below the folder of runs."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The resolved recipe as plain data, without loading what it names; empty where the run has none."""
+        file = self.path / RECIPE_FILE
+        if not file.is_file():
+            return {}
+        try:
+            with naming(file, reading=True):
+                found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise StorageError(f"{file}: {error}") from error
+        return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What the run was made from, as it was saved; empty where nothing was."""
+        return _json_object(self.path / PROVENANCE_FILE)
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps that the recipe asks for."""
+        train = self.recipe.get("train")
+        steps = train.get("total_steps") if isinstance(train, dict) else None
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def live(self) -> bool:
+        """A process is writing it now."""
+        return writer_of(self.path) is not None
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Words that the user gave it."""
+        found = _json_object(self.path / TAGS_FILE).get("tags", [])
+        return tuple(tag for tag in found if isinstance(tag, str)) if isinstance(found, list) else ()
+
+    def tag(self, tags: list[str]) -> None:
+        """Puts these in place of its tags; raises ValueError for more than fifty, or one that is empty or long."""
+        clean = list(dict.fromkeys(tag.strip() for tag in tags))
+        if len(clean) > MAX_TAGS or any(not 0 < len(tag) <= MAX_TAG_LENGTH for tag in clean):
+            raise ValueError(f"at most {MAX_TAGS} tags of 1 to {MAX_TAG_LENGTH} characters")
+        partial = self.path / f".{TAGS_FILE}.partial"
+        write(partial, json.dumps({"tags": clean}, ensure_ascii=False).encode())
+        with naming(partial):
+            partial.replace(self.path / TAGS_FILE)
+
+    @property
+    def stamp(self) -> str:
+        """Changes whenever something was committed; costs two `stat`s, so it can be asked for often."""
+        said = []
+        for name in (METRICS_FILE, METRICS_FILE + "-wal", TAGS_FILE):
+            with contextlib.suppress(OSError):
+                found = (self.path / name).stat()
+                said.append(f"{found.st_ino:x}.{found.st_mtime_ns:x}.{found.st_size:x}")
+        return "-".join(said)
+
+
+class Runs:
+    """The runs under a folder. Safe to use from several threads."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._idle: dict[Path, list[tuple[str, Store]]] = {}
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """Every folder that holds a run, newest first by what was last written."""
+        found = []
+        for folder, inner, files in os.walk(self.root):
+            depth = len(Path(folder).relative_to(self.root).parts)
+            if METRICS_FILE in files:
+                newest = max(_modified(Path(folder, METRICS_FILE + end)) for end in ("", "-wal"))
+                found.append((newest, PurePosixPath(Path(folder).relative_to(self.root)).as_posix()))
+                inner.clear()  # a run's own folders hold no other run
+            elif depth >= _DEEPEST:
+                inner.clear()
+            inner[:] = sorted(name for name in inner if not name.startswith("."))
+        return [name for _, name in sorted(found, key=lambda one: (-one[0], one[1]))]
+
+    def open(self, name: str) -> RunFolder:
+        """Raises UnknownRun for what is no run under the root: `../`, absolute paths and links that lead out as well."""
+        parts = PurePosixPath(name).parts
+        if name != _ROOT_NAME and (
+            not parts or name != "/".join(parts) or ".." in parts or any(c in name for c in "\\\0:")
+        ):
+            raise UnknownRun(f"{name!r} is not the name of a run")
+        root = self.root.resolve()
+        path = root.joinpath(*parts)
+        if not path.resolve().is_relative_to(root) or not (path / METRICS_FILE).is_file():
+            raise UnknownRun(f"there is no run {name!r} under {self.root}: {nearest(name, self.names())}")
+        return RunFolder(name, path)
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[Store]:
+        """The run's store for one thread; raises UnknownRun, and StorageError where it cannot be read."""
+        path = self.open(name).path
+        file = (path / METRICS_FILE).stat()
+        key = f"{file.st_dev}.{file.st_ino}"  # another run may have come in this one's place
+        with self._lock:
+            kept = self._idle.get(path, [])
+            store = next((held for known, held in kept if known == key), None)
+            gone = [held for known, held in kept if known != key]
+            self._idle[path] = [(known, held) for known, held in kept if known == key and held is not store]
+        for other in gone:
+            other.close()
+        store = store or Store(path, readonly=True)
+        try:
+            yield store
+        except BaseException:
+            store.close()
+            raise
+        with self._lock:
+            idle = self._idle.setdefault(path, [])
+            if keep := len(idle) < _IDLE_READERS:
+                idle.append((key, store))
+        if not keep:
+            store.close()
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, {}
+        for _, store in (one for many in idle.values() for one in many):
+            store.close()
+
+
+def writer_of(run_dir: Path) -> int | None:
+    """The process that writes a run, None if there is none.
+
+    The lock itself is not tried: closing it again would take it from a writer in this very process, and trying it
+    could be in the way of one that is about to start.
+    """
+    lock = run_dir / "writer.lock"
+    try:
+        held, owner = lock.stat(), int(lock.read_text() or 0)
+    except (OSError, ValueError):
+        return None
+    with contextlib.suppress(OSError):
+        # Linux: "1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if len(fields) > 5 and fields[5].rpartition(":")[2] == str(held.st_ino):
+                return owner
+        return None
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        return owner  # somebody else's process
+    return owner or None
+
+
+def _modified(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        with naming(file, reading=True):
+            found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StorageError(f"{file}: {error}") from error
+    return found if isinstance(found, dict) else {}
