@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,18 @@ def _split(key: str) -> Key:
 def dotted(key: Sequence[str | int]) -> str:
     """data.sources[0].weight"""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
+
+
+def flat(value: Any, key: Key = ()) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested mappings and lists: ("data.sources[0].weight", 1.0)."""
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    )
+    if items is None:
+        yield dotted(key), value
+        return
+    for name, inner in items:
+        yield from flat(inner, (*key, name))
 
 
 def tree(overrides: Mapping[str, Any]) -> dict[str, Any]:

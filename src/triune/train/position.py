@@ -15,7 +15,7 @@ from typing import Any
 
 from triune.core.base import Frozen
 from triune.core.errors import RecipeError
-from triune.core.loading import dotted
+from triune.core.loading import flat
 from triune.core.recipe import Recipe
 from triune.data.mixture import Mixture
 from triune.monitor.monitor import Monitor
@@ -138,24 +138,13 @@ class Position(Frozen):
 
 def differences(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
     """The keys that differ, dotted, with both values; None stands for a key that is not there."""
-    old, new = (dict(_flat(recipe.dump())) for recipe in (before, now))
+    old, new = (dict(flat(recipe.dump())) for recipe in (before, now))
     return {k: (old.get(k), new.get(k)) for k in {**old, **new} if old.get(k) != new.get(k)}
 
 
 def worded(before: Recipe, now: Recipe) -> list[str]:
     """The keys that differ, a line each."""
     return list(_lines(differences(before, now)))
-
-
-def _flat(value: Any, key: tuple[str | int, ...] = ()) -> Iterator[tuple[str, Any]]:
-    items = (
-        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    )
-    if items is None:
-        yield dotted(key), value
-        return
-    for name, inner in items:
-        yield from _flat(inner, (*key, name))
 
 
 def _lines(changed: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
