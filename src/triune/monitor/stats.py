@@ -11,6 +11,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 
 RESAMPLES = 10_000
+Covers = Literal["samples", "seeds and samples"]
 _CHUNK = 500  # resamples drawn at once: bounds the memory to 500 x samples
 
 
@@ -36,7 +38,8 @@ class Gain:
     """Mean before and after and the difference, with its 95% interval, over `n` samples present in both.
 
     The interval is None for fewer than two samples. `unpaired` counts samples that only one side has (an abstention
-    on the other): they are left out of everything.
+    on the other): they are left out of everything. `covers` says what the interval allows for: other samples of the same
+    kind alone, or other trainings by the same recipes too.
     """
 
     before: float
@@ -45,6 +48,7 @@ class Gain:
     ci95: tuple[float, float] | None
     n: int
     unpaired: int = 0
+    covers: Covers = "samples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +94,8 @@ def paired_gains(before: Iterable[Score], after: Iterable[Score], *, seed: int =
 
     def gains(label: Callable[[_Key], str]) -> dict[str, Gain]:
         missing = Counter(label(key) for key in unpaired)
-        # A seed of its own for each name, so that adding a source leaves the other intervals as they were.
         return {
-            name: _gain([values], missing[name], zlib.crc32(f"{seed}/{name}".encode()))
+            name: _gain([values], missing[name], name_seed(name, seed))
             for name, values in _split(pairs, label).items()
         }
 
@@ -101,6 +104,11 @@ def paired_gains(before: Iterable[Score], after: Iterable[Score], *, seed: int =
         sources=gains(lambda key: key.source),
         mean=_gain(list(tasks.values()), len(unpaired), seed),
     )
+
+
+def name_seed(name: str, seed: int) -> int:
+    """A seed of its own for each name, so that adding a source leaves the other intervals as they were."""
+    return zlib.crc32(f"{seed}/{name}".encode())
 
 
 @dataclass(frozen=True, slots=True, order=True)
