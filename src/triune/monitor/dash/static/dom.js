@@ -48,7 +48,10 @@ export function table(columns, rows, { caption = "", row = () => ({}) } = {}) {
   return h("table", {}, caption && h("caption", { class: "hidden" }, caption), h("thead", {}, h("tr", {}, heads)), h("tbody", {}, lines));
 }
 
+let fields = 0;
+
 /** A labelled form control. */
 export function field(label, control) {
-  return h("label", {}, label, " ", control);
+  control.id ||= `field-${++fields}`;
+  return h("span", { class: "field" }, h("label", { for: control.id }, label), " ", control);
 }
