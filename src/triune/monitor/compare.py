@@ -1,5 +1,5 @@
 """Several runs beside each other: which of them are seeds of one configuration, what their recipes say differently, and how
-their held-out answers differ sample by sample. No drawing here; curves are in `curves.py`, intervals in `seeds.py`.
+their held-out answers differ sample by sample. No drawing here; curves are in `bands.py`, intervals in `seeds.py`.
 
 Recipes are read as text and never loaded: comparing a stranger's runs runs none of their plug-ins.
 """

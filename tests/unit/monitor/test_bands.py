@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from triune.monitor.curves import HELD_OUT, Band, Curve, align, band, curves, difference
+from triune.monitor.bands import HELD_OUT, Band, Curve, align, band, curves, difference
 from triune.monitor.monitor import Monitor
 from triune.monitor.store import Store
 
