@@ -9,11 +9,23 @@ from triune.monitor.store import Store
 from .conftest import Dash, shown
 
 
+TITLES = (
+    "Gradient norm",
+    "Response length",
+    "Seconds per step",
+    "Tokens per second",
+    "Memory",
+    "Groups without spread",
+)
+
+
 def test_panels_show_what_was_logged(page: Page, dash: Dash) -> None:
     page.goto(dash.url("health", run="first"))
     shown(page, "health")
-    for title in ("Gradient norm", "Response length", "Seconds per step", "Tokens per second", "Memory", "Groups without spread"):  # fmt: skip
-        expect(page.locator(".chart", has=page.get_by_role("heading", name=title, exact=True))).to_have_count(1)
+    for title in TITLES:
+        expect(page.locator(".chart", has=page.get_by_role("heading", name=title, exact=True))).to_have_count(
+            1
+        )
     with Store(dash.root / "first", readonly=True) as store:
         norms = store.latest("grad_norm", by=("module",))
         layers = store.latest("grad_norm/layer", by=("layer",))

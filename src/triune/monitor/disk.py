@@ -90,6 +90,11 @@ class Claim:
             self._file.flush()
         self._mine.add(self._key)
 
+    @classmethod
+    def ours(cls, run_dir: Path) -> bool:
+        """This process holds it."""
+        return run_dir.resolve() in cls._mine
+
     def release(self) -> None:
         if not self._file.closed:
             self._file.close()

@@ -16,12 +16,13 @@ import yaml
 
 from triune.core.errors import StorageError, nearest
 from triune.core.provenance import PROVENANCE_FILE, RECIPE_FILE
-from triune.monitor.disk import naming, write
+from triune.monitor.disk import Claim, naming, write
 from triune.monitor.store import Store
 
 METRICS_FILE = "metrics.sqlite"
 TAGS_FILE = "tags.json"
 MAX_TAGS, MAX_TAG_LENGTH = 50, 60
+MAX_NAME, MAX_PART = 1000, 255
 _DEEPEST = 4  # folders below the root in which runs are looked for
 _IDLE_READERS = 4  # per run; opening one costs a millisecond, and much more for a store of an older version
 _ROOT_NAME = "."
@@ -121,8 +122,9 @@ class Runs:
     def open(self, name: str) -> RunFolder:
         """Raises UnknownRun for what is no run under the root: `../`, absolute paths and links that lead out as well."""
         parts = PurePosixPath(name).parts
-        if name != _ROOT_NAME and (
-            not parts or name != "/".join(parts) or ".." in parts or any(c in name for c in "\\\0:")
+        usual = parts and name == "/".join(parts) and ".." not in parts and not set(name) & set("\\\0:")
+        if name != _ROOT_NAME and not (
+            usual and len(name) <= MAX_NAME and max(len(os.fsencode(p)) for p in parts) <= MAX_PART
         ):
             raise UnknownRun(f"{name!r} is not the name of a run")
         root = self.root.resolve()
@@ -167,27 +169,25 @@ class Runs:
 def writer_of(run_dir: Path) -> int | None:
     """The process that writes a run, None if there is none.
 
-    The lock itself is not tried: closing it again would take it from a writer in this very process, and trying it
-    could be in the way of one that is about to start.
+    The lock itself is neither tried nor opened: closing it again would take it from a writer in this very process.
     """
+    if Claim.ours(run_dir):
+        return os.getpid()
     lock = run_dir / "writer.lock"
     try:
-        held, owner = lock.stat(), int(lock.read_text() or 0)
+        inode = str(lock.stat().st_ino)
+        # Linux: "1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 0 EOF", process and device:inode
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        return next(
+            (int(f[4]) for f in held if len(f) > 5 and f[3] == "WRITE" and f[5].endswith(f":{inode}")), None
+        )
+    except (OSError, ValueError):
+        pass
+    try:
+        owner = int(lock.read_text() or 0)
+        os.kill(owner, 0)
     except (OSError, ValueError):
         return None
-    with contextlib.suppress(OSError):
-        # Linux: "1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 0 EOF"
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if len(fields) > 5 and fields[5].rpartition(":")[2] == str(held.st_ino):
-                return owner
-        return None
-    try:
-        os.kill(owner, 0)
-    except ProcessLookupError:
-        return None
-    except OSError:
-        return owner  # somebody else's process
     return owner or None
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from PIL import Image
 
 from triune.core.errors import TriuneError
 from triune.monitor.dash.reading import AllRuns, Json, OneRun, OneStore, curves
@@ -69,16 +73,38 @@ def series(
 
 
 @router.get("/media")
-def media(store: OneStore, sha: Annotated[str, Query(pattern="^[0-9a-f]{64}$")]) -> Response:
+def media(
+    store: OneStore,
+    sha: Annotated[str, Query(pattern="^[0-9a-f]{64}$")],
+    side: Annotated[int | None, Query(ge=16, le=1024, description="longest side of a smaller copy")] = None,
+) -> Response:
     """A picture under its hash; its bytes never change, so a browser may keep it."""
     file = store.media(sha)
     if file is None or not file.is_file():
         return Response(status_code=404)
-    kind = PICTURES.get(file.suffix)
     headers = {"Cache-Control": "private, max-age=31536000, immutable", "Content-Security-Policy": "sandbox"}
+    if side is not None:
+        small = thumbnail(file, side)
+        if small is None:
+            return Response(status_code=404)
+        return Response(small, media_type="image/webp", headers=headers)
+    kind = PICTURES.get(file.suffix)
     if kind is None:
         headers["Content-Disposition"] = "attachment"
     return FileResponse(file, media_type=kind or "application/octet-stream", headers=headers)
+
+
+@lru_cache(maxsize=512)
+def thumbnail(file: Path, side: int) -> bytes | None:
+    """A copy whose longer side is at most `side` pixels, as WebP; None for what is no picture."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(file) as image:
+            image.thumbnail((side, side))
+            image.convert("RGBA" if "A" in image.getbands() else "RGB").save(buffer, "WEBP", quality=85)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return buffer.getvalue()
 
 
 @router.get("/api/live", response_class=EventSourceResponse)
