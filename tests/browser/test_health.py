@@ -8,7 +8,6 @@ from triune.monitor.store import Store
 
 from .conftest import Dash, shown
 
-
 TITLES = (
     "Gradient norm",
     "Response length",

@@ -27,7 +27,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_steps_of_every_phase_are_taken(name: str, tmp_path: Path) -> None:
-    sink = SINKS[name](Run(tmp_path, total_steps=3))
+    sink = SINKS[name]().open(Run(tmp_path, total_steps=3))
     sink.log(0, "eval-before", STEP)
     for step in (1, 2, 3):
         sink.log(step, "train", STEP)
@@ -37,14 +37,14 @@ def test_steps_of_every_phase_are_taken(name: str, tmp_path: Path) -> None:
 
 def test_a_step_may_come_again_in_a_later_process(name: str, tmp_path: Path) -> None:
     for _ in range(2):
-        sink = SINKS[name](Run(tmp_path))
+        sink = SINKS[name]().open(Run(tmp_path))
         sink.log(1, "train", STEP)
         sink.log(1, "train", STEP[:2])
         sink.close()
 
 
 def test_rewind_before_and_after_the_first_step(name: str, tmp_path: Path) -> None:
-    sink = SINKS[name](Run(tmp_path))
+    sink = SINKS[name]().open(Run(tmp_path))
     if isinstance(sink, Rewindable):
         sink.rewind(0)
         sink.log(1, "train", STEP)
@@ -55,7 +55,7 @@ def test_rewind_before_and_after_the_first_step(name: str, tmp_path: Path) -> No
 
 
 def test_nothing_is_logged_by_opening_and_closing_twice(name: str, tmp_path: Path) -> None:
-    sink = SINKS[name](Run(tmp_path))
+    sink = SINKS[name]().open(Run(tmp_path))
     sink.close()
     sink.close()
 

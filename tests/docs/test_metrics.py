@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import sqlite3
+import threading
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,8 +29,9 @@ from triune.data import parquet
 from triune.data.mixture import Mixture
 from triune.envs import ENVIRONMENTS, Turn
 from triune.loop import Loop
-from triune.monitor.metric import Scored
+from triune.monitor.metric import Metric, Scored
 from triune.monitor.monitor import Monitor
+from triune.monitor.sinks.guard import QUEUED
 from triune.testing.actor import grid_samples
 from triune.testing.table import scored, trajectory
 
@@ -306,6 +308,30 @@ def collecting(run_dir: Path) -> None:
         monitor.log_step(1, "train", scalars=metrics)
 
 
+class Stuck:
+    """A sink that takes one step, and only when it is told to; then it fails."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+
+    def log(self, step: int, phase: str, metrics: Sequence[Metric]) -> None:
+        self.told.wait(30)
+        raise ConnectionError
+
+    def close(self) -> None: ...
+
+
+def untracked(run_dir: Path) -> None:
+    """A tracker that does not keep up, and fails."""
+    stuck = Stuck()
+    with Monitor(run_dir, [stuck]) as monitor:
+        for step in range(1, QUEUED + 4):
+            monitor.log_step(step, "train")
+        stuck.told.set()
+        assert monitor._sinks[0].flush()
+        monitor.log_step(QUEUED + 4, "train")
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
     """What small runs log, with mishaps that not every run has."""
@@ -326,6 +352,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Names:
             troubled,
             acting,
             collecting,
+            untracked,
         ):
             make(folder / make.__name__)
             for name, labels in logged(folder / make.__name__).items():

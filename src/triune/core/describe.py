@@ -30,7 +30,8 @@ def leaves(model: type[BaseModel] = Recipe, prefix: str = "", plugins: bool = Fa
     each of its kinds."""
     found: list[Leaf] = []
     for name, info in model.model_fields.items():
-        marks = [mark for mark in info.metadata if isinstance(mark, PlugIn)]
+        within = (mark for arg in get_args(info.annotation) for mark in getattr(arg, "__metadata__", ()))
+        marks = [mark for mark in (*info.metadata, *within) if isinstance(mark, PlugIn)]
         inner = None if marks else model_in(info.annotation)
         if inner is not None and not any(field.description for field in inner.model_fields.values()):
             inner = None  # a value with a shape of its own (a Check, a schedule), not a section of keys
@@ -41,9 +42,15 @@ def leaves(model: type[BaseModel] = Recipe, prefix: str = "", plugins: bool = Fa
             continue
         default = "required" if info.is_required() else _flow(info.get_default(call_default_factory=True))
         if marks:
+            many = "list of " if get_origin(info.annotation) is tuple else ""
             kinds = ", ".join(marks[0].options()) if plugins else ""
             found.append(
-                Leaf(key, "plug-in", default, (info.description or name) + (f": {kinds}" if kinds else ""))
+                Leaf(
+                    key,
+                    f"{many}plug-in",
+                    default,
+                    (info.description or name) + (f": {kinds}" if kinds else ""),
+                )
             )
             if plugins:
                 for kind in marks[0].options():

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 from triune.core.base import Frozen
+from triune.core.plugin import PlugIn
+
+SinkOptions = Annotated[BaseModel, PlugIn("triune.monitor.sinks:SINKS")]
 
 REFLECTION_WORDS = (
     "re-check", "re-evaluate", "re-examine", "re-think", "recheck", "reevaluate", "reexamine", "reevaluation", "rethink",
@@ -14,6 +19,8 @@ REFLECTION_WORDS = (
 
 
 class MonitorSpec(Frozen):
-    sinks: tuple[str, ...] = Field(("console",), description="where metrics go besides the run's own files")
+    sinks: tuple[SinkOptions, ...] = Field(
+        ("console",), validate_default=True, description="where metrics go besides the run's own files"
+    )
     words: tuple[str, ...] = Field(REFLECTION_WORDS, description="words whose use is counted per source")
     rollouts_every: int = Field(1, ge=0, description="steps between saved rollouts; 0: none")

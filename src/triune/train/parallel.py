@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -24,6 +24,7 @@ from triune.core.trajectory import Trajectory
 from triune.core.verdict import Outcome, Verdict
 from triune.monitor.metric import Metric
 from triune.monitor.monitor import Monitor
+from triune.monitor.sinks import Options
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Episode, Generator
 from triune.runtime.world import world
@@ -116,7 +117,10 @@ def monitor(run_dir: Path, recipe: Recipe) -> Monitor:
     if not world().leads:
         return Quiet()
     spec = recipe.monitor
-    return Monitor(run_dir, spec.sinks, spec.words, spec.rollouts_every, recipe.train.total_steps)
+    sinks = cast("Sequence[Options]", spec.sinks)
+    return Monitor(
+        run_dir, sinks, spec.words, spec.rollouts_every, recipe.train.total_steps, recipe=recipe.dump()
+    )
 
 
 def packed(family: Family, parts: Sequence[Sequence[Trajectory]]) -> list[Batch]:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from triune.core.errors import StorageError
 from triune.core.sample import Check, Media, Sample
-from triune.core.verdict import Component, Seen
+from triune.core.verdict import Component
+from triune.monitor.boxes import Box
 from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
 from triune.monitor.report import write_report
@@ -23,7 +24,7 @@ from triune.monitor.report.cases import CASES_PER_TASK
 from triune.monitor.report.collect import collect, duration
 from triune.monitor.report.markup import Markup, join, tag
 from triune.monitor.report.page import page
-from triune.monitor.report.pictures import Box, answered_boxes, load, true_boxes
+from triune.monitor.report.pictures import load
 
 from .making import group, make_sample, make_scored, picture
 
@@ -267,6 +268,7 @@ def test_without_matplotlib_the_page_is_written_all_the_same(run_dir: Path) -> N
     code = f"""
 import sys
 sys.modules["matplotlib"] = None
+from triune.monitor.boxes import Box
 from triune.monitor.report import write_report
 print(write_report({str(run_dir)!r}))
 assert "torch" not in sys.modules
@@ -325,63 +327,7 @@ def test_tag_escapes_whatever_is_not_markup() -> None:
     assert join(["\x00", Markup("<hr/>")]) == "\N{REPLACEMENT CHARACTER}<hr/>"
 
 
-# Pictures and boxes
-
-
-@pytest.mark.parametrize(
-    ("response", "expected"),
-    [
-        ('<answer>[{"bbox_2d":[1,2,3,4],"label":"a"}]</answer>', [Box(1, 2, 3, 4, "a")]),
-        ("[{'bbox_2d': [1, 2.5, 3, 4], 'label': \"it's\"}]", [Box(1, 2.5, 3, 4, "it's")]),
-        ('<think>[9,9,9,9]</think><answer>[{"label":"b","bbox_2d":[3,4,1,2]}', [Box(1, 2, 3, 4, "b")]),
-        ("<answer>[0,0,5,5]</answer><answer>[1, 2, 3, 4]</answer>", [Box(1, 2, 3, 4)]),
-        ('{"bbox_2d":[1e9,-1e9,2e9,1e999]}', []),
-        ('{"bbox_2d":[1,2,1e9,4]}', [Box(1, 2, 200, 4)]),
-        ('{"bbox_2d":["1","2","3","4"]}', []),
-        ("no boxes here", []),
-        ("", []),
-    ],
-)
-def test_boxes_in_answers(response: str, expected: list[Box]) -> None:
-    assert answered_boxes(response, "pixels_original", (100, 50), None) == expected
-
-
-def test_a_flood_of_boxes_is_cut() -> None:
-    assert len(answered_boxes("[1,2,3,4]," * 10_000, "pixels_original", (100, 50), None)) == 100
-
-
-def test_a_hostile_answer_is_read_in_linear_time() -> None:
-    digits = "1" * 100_000
-    for text in ("[" * 50_000, "{" * 50_000, "[1," * 50_000, "<answer>" * 20_000, '{"label":' * 20_000):
-        assert answered_boxes(text, "pixels_original", (9, 9), None) == []
-    for text in (
-        f"[{digits}",
-        f"[{digits}.{digits},1",
-        f"[1,2,3,{digits}]",
-        f"[1,2,3,1e{digits}]",
-        f"{{[{digits}}}",
-    ):
-        assert answered_boxes(text, "pixels_original", (9, 9), None) == []
-
-
-def test_boxes_are_drawn_where_the_frame_says() -> None:
-    seen = Seen(sha256="0" * 64, original=(100, 50), processed=(200, 200))
-    for frame, numbers in (
-        ("pixels_original", [10, 5, 20, 10]),
-        ("pixels_processed", [20, 20, 40, 40]),
-        ("unit", [0.1, 0.1, 0.2, 0.2]),
-        ("per_mille", [100, 100, 200, 200]),
-    ):
-        assert answered_boxes(str(numbers), frame, (100, 50), seen) == [Box(10, 5, 20, 10)]  # type: ignore[arg-type]
-        assert true_boxes(numbers, frame, (100, 50), seen) == [Box(10, 5, 20, 10)]  # type: ignore[arg-type]
-
-
-def test_truths() -> None:
-    truth = {"boxes": [[1, 2, 3, 4], [5, 6, 7, 8]], "labels": ["a"]}
-    assert true_boxes(truth, "pixels_original", (9, 9), None) == [Box(1, 2, 3, 4, "a"), Box(5, 6, 7, 8)]
-    assert true_boxes({"boxes": []}, "pixels_original", (9, 9), None) == []
-    for other in (3, "3", [1, 2, 3], [True, 1, 2, 3], {"answer": 3}, None):
-        assert true_boxes(other, "pixels_original", (9, 9), None) is None
+# Pictures
 
 
 def test_pictures_are_embedded_as_they_are_or_made_small(tmp_path: Path) -> None:

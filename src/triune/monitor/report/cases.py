@@ -7,11 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from triune.monitor.report.pictures import Box, Picture, answered_boxes, load, true_boxes
+from triune.monitor.boxes import Box, Canvas, answered_marks, true_marks
+from triune.monitor.report.pictures import Picture, load
 from triune.monitor.rollouts import Rollout
 from triune.monitor.store import Store
 
 CASES_PER_TASK = 4
+_MAX_BOXES = 100  # drawn per picture: a degenerate answer must not make the page unusable
 KINDS = ("improved", "regressed", "wrong both times", "right both times")
 
 
@@ -110,17 +112,16 @@ def _case(store: Store, kind: str, before: Rollout | None, after: Rollout | None
     known = after or before
     assert known is not None
     pictures = [picture for sha in known.media if (picture := load(store.media(sha))) is not None]
-    seen = known.seen[0] if known.seen else None
-    size = pictures[0].size if pictures else None
-    boxes = None if size is None else true_boxes(known.truth, known.truth_frame, size, seen)
+    canvases = [
+        Canvas(picture.size, known.seen[n].processed if n < len(known.seen) else None)
+        for n, picture in enumerate(pictures)
+    ]
+    true = true_marks(known.truth, known.truth_frame, canvases) if canvases else None
+    boxes = None if true is None else list(true.boxes[:_MAX_BOXES])
     answers = []
     for when, rollout in (("before", before), ("after", after)):
         if rollout is not None:
-            drawn = (
-                answered_boxes(rollout.response, rollout.answer_frame, size, seen)
-                if boxes is not None and size
-                else []
-            )
-            answers.append(Answer(when if before and after else "", rollout, drawn))
+            drawn = answered_marks(rollout.response, rollout.answer_frame, canvases).boxes if true else ()
+            answers.append(Answer(when if before and after else "", rollout, drawn[:_MAX_BOXES]))
     truth = known.truth if isinstance(known.truth, str) else json.dumps(known.truth, ensure_ascii=False)
     return Case(kind, known.source, known.sample, known.prompt, truth, pictures, boxes, answers)

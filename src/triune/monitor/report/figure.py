@@ -11,10 +11,10 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from triune.monitor.boxes import Box
 from triune.monitor.report.cases import Case
 from triune.monitor.report.charts import percent, short, smooth
 from triune.monitor.report.collect import Panel, Report, Result
-from triune.monitor.report.pictures import Box
 
 _INK, _MUTED, _LINE, _PAPER = "#1f1c19", "#766f67", "#e7e1d9", "#faf8f5"
 _ACCENT, _BEFORE, _TRUE, _DRAWN = "#0b7a75", "#a89f94", "#00a7c7", "#ff4d8d"

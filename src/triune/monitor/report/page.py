@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from triune.monitor.boxes import Box
 from triune.monitor.report.cases import Answer, Case, TaskCases
 from triune.monitor.report.charts import dumbbell, line_chart, percent, short
 from triune.monitor.report.collect import Report, Result
 from triune.monitor.report.markup import Markup, join, tag
-from triune.monitor.report.pictures import Box, Picture
+from triune.monitor.report.pictures import Picture
 
 _SHOWN_CHARACTERS = 1500  # of a prompt or an answer
 _TINY = 128  # pictures up to this many pixels a side are shown with sharp pixels

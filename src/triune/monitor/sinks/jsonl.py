@@ -7,13 +7,22 @@ from collections.abc import Sequence
 
 from triune.monitor.disk import naming, write
 from triune.monitor.metric import Metric
-from triune.monitor.sinks import SINKS, Run
+from triune.monitor.sinks import SINKS, Options, Run
 
 
 @SINKS.register("jsonl")
+class JsonLinesOptions(Options):
+    """`metrics.jsonl` in the run's folder."""
+
+    def open(self, run: Run) -> JsonLines:
+        return JsonLines(run)
+
+
 class JsonLines:
     """Appends a step in one write, so that a reader never meets half a step. Of a step that is there twice, the later
     lines count. Moments are null where no value was finite."""
+
+    local = True
 
     def __init__(self, run: Run) -> None:
         self._path = run.run_dir / "metrics.jsonl"

@@ -8,11 +8,18 @@ from pydantic import JsonValue
 
 from triune.monitor.metric import Metric, Scored
 from triune.monitor.rollouts import Rollout
-from triune.monitor.sinks import SINKS, Run
+from triune.monitor.sinks import SINKS, Options, Run
 from triune.monitor.store import Event, Store
 
 
 @SINKS.register("store")
+class StoreOptions(Options):
+    """The run's own files, which are always written."""
+
+    def open(self, run: Run) -> StoreSink:
+        return StoreSink(run)
+
+
 class StoreSink:
     """Holds the only writing `Store` of the run."""
 

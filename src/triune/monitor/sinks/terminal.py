@@ -15,7 +15,7 @@ from rich.text import Text
 
 from triune.core.verdict import SCORED
 from triune.monitor.metric import Metric, merge
-from triune.monitor.sinks import SINKS, Run
+from triune.monitor.sinks import SINKS, Options, Run
 
 _SHOWN = (
     "reward",
@@ -58,9 +58,18 @@ class _Row:
 
 @SINKS.register("console")  # the name that recipes give it
 @SINKS.register("terminal")
+class TerminalOptions(Options):
+    """A live view, or plain lines where the output is no terminal."""
+
+    def open(self, run: Run) -> Terminal:
+        return Terminal(run)
+
+
 class Terminal:
     """Costs the training microseconds per step: a thread draws twice a second what steps left for it. Where the
     output is not a terminal, one line every `plain_every` training steps and one per evaluation are printed."""
+
+    local = True
 
     def __init__(self, run: Run, console: Console | None = None, plain_every: int = 10) -> None:
         self._total, self._plain_every = run.total_steps, plain_every

@@ -3,6 +3,7 @@
 // return {changed(stamp), close()}.
 
 import { get, watch } from "./api.js";
+import { drawn } from "./chart.js";
 import { append, h, put } from "./dom.js";
 
 const VIEWS = [
@@ -17,7 +18,8 @@ const VIEWS = [
 ];
 const KEYS = [
   ["1 … 8", "a view"], ["/", "search"], ["j, k", "next and previous"], ["t", "light or dark"], ["?", "these keys"], ["Esc", "close"],
-  ["← →, Home, End", "along a curve; Enter shows its rollouts"],
+  ["← →, Home, End", "along a curve; Enter shows its rollouts"], ["↑ ↓", "between the curves of a chart"],
+  ["+, −, 0", "closer, wider, and the whole run, in a chart; so does dragging"],
 ];
 
 const content = document.getElementById("content");
@@ -54,11 +56,19 @@ export function go(view, parameters, replace = false) {
   return undefined;
 }
 
+/** Notes parameters of the shown view in the address, without drawing it anew; empty ones are taken out. */
+export function remember(parameters) {
+  const { view, ...now } = state();
+  history.replaceState(null, "", address(view, { ...now, ...parameters }));
+  navigation(state());
+}
+
 async function render() {
   const mine = ++turn;
   const now = state();
   const view = VIEWS.find((one) => one.name === now.view);
   if (!view.all && !now.run) return go("runs", {}, true);
+  delete content.dataset.ready;
   navigation(now);
   follow(view.all ? "" : now.run);
   const root = h("div", { "data-view": view.name });
@@ -75,6 +85,7 @@ async function render() {
   } catch (error) {
     if (mine === turn) put(content, h("h1", {}, view.title), failure(error));
   }
+  await drawn();
   if (mine === turn) content.dataset.ready = now.view; // what a test, or a script, waits for
   return undefined;
 }
@@ -85,14 +96,23 @@ export function failure(error) {
 }
 
 function navigation(now) {
-  delete content.dataset.ready;
-  put(document.getElementById("views"), VIEWS.map((view) =>
-    h("a", { href: address(view.name, view.all ? (view.name === "compare" ? { runs: now.runs } : {}) : { run: now.run || chooser.value }),
-      "aria-current": view.name === now.view ? "page" : null }, view.title)));
+  const bar = document.getElementById("views");
+  if (!bar.children.length) append(bar, VIEWS.map((view) => h("a", {}, view.title)));
+  VIEWS.forEach((view, n) => {
+    const link = bar.children[n];
+    link.href = target(view, now);
+    if (view.name === now.view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  });
   if (now.run && chooser.value !== now.run) {
     if (![...chooser.options].some((option) => option.value === now.run)) append(chooser, h("option", { value: now.run }, now.run));
     chooser.value = now.run;
   }
+}
+
+/** Where a view leads from here: the run stays the same, and so do the runs that were selected. */
+function target(view, now) {
+  return address(view.name, view.all ? { runs: now.runs } : { run: now.run || chooser.value });
 }
 
 function follow(run) {
@@ -109,16 +129,17 @@ function follow(run) {
     }
     stateLine.className = change.live ? "state live" : "state";
     put(stateLine, run ? (change.live ? "live" : "not running") : "");
-    if (!run) listRuns();
+    if (change.runs) offer(Object.keys(change.runs));
     current?.changed?.(change);
   });
 }
 
-async function listRuns() {
-  const found = (await get("/api/runs")).runs;
+/** Puts these runs up for choice; a list that is open is left alone while they stay the same. */
+function offer(names) {
+  if (names.length === chooser.options.length && names.every((name, n) => chooser.options[n].value === name)) return;
   const chosen = state().run || chooser.value;
-  put(chooser, found.map((run) => h("option", { value: run.name }, run.name)));
-  if (chosen && found.some((run) => run.name === chosen)) chooser.value = chosen;
+  put(chooser, names.map((name) => h("option", { value: name }, name)));
+  if (names.includes(chosen)) chooser.value = chosen;
 }
 
 function themed() {
@@ -147,7 +168,7 @@ function help() {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog")) return;
   const view = VIEWS.find((one) => one.key === event.key);
-  if (view) go(view.name, view.all ? {} : { run: state().run || chooser.value });
+  if (view) location.hash = target(view, state());
   else if (event.key === "t") turnTheme();
   else if (event.key === "?") help();
   else if (event.key === "/") {
@@ -178,5 +199,5 @@ window.addEventListener("hashchange", render);
 const kept = localStorage.getItem("theme");
 if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
 themed();
-await listRuns().catch(() => {});
+await get("/api/runs").then(({ runs }) => offer(runs.map((run) => run.name)), () => {});
 render();
