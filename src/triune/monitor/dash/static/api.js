@@ -40,35 +40,27 @@ async function read(answer) {
   return found;
 }
 
-/** Calls back on every change of a run (or, without a name, of any), and with null when the server is lost. Returns a function that ends it. */
-export function watch(run, changed) {
-  const source = new EventSource(`/api/live?${query({ run })}`);
-  source.addEventListener("change", (event) => changed(JSON.parse(event.data)));
-  source.addEventListener("error", () => changed(null));
-  return () => source.close();
-}
-
 /**
- * Work that follows a run: never twice at once, and what was asked for meanwhile is done once, afterwards. Between two turns
- * it rests for as long as the last one took, so that a large run that writes often leaves the page responsive.
+ * Calls back on every change of a run (or, without a name, of any), and with null when the server is lost. Returns a
+ * function that ends it. A page that is hidden does not listen: a browser allows six connections to one server, and
+ * every open page would hold one of them.
  */
-export function following(work, failed) {
-  let busy = false;
-  let again = null;
-  return function next(...given) {
-    if (busy) {
-      again = given;
-      return Promise.resolve();
+export function watch(run, changed) {
+  let source = null;
+  function listen() {
+    if (document.hidden) {
+      source?.close();
+      source = null;
+    } else if (source === null) {
+      source = new EventSource(`/api/live?${query({ run })}`);
+      source.addEventListener("change", (event) => changed(JSON.parse(event.data)));
+      source.addEventListener("error", () => changed(null));
     }
-    busy = true;
-    const began = performance.now();
-    const done = work(...given).catch(failed);
-    done.then(() => setTimeout(() => {
-      busy = false;
-      const late = again;
-      again = null;
-      if (late) next(...late);
-    }, performance.now() - began));
-    return done;
+  }
+  document.addEventListener("visibilitychange", listen);
+  listen();
+  return () => {
+    document.removeEventListener("visibilitychange", listen);
+    source?.close();
   };
 }
