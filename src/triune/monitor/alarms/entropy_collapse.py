@@ -18,8 +18,8 @@ class EntropyCollapse(Rule):
     """Entropy in nats per token, as the median of the last steps, against the first steps of the run.
 
     Without entropy all rollouts of a group are one, and nothing is left to learn from (DAPO, arXiv 2503.14476, section 3.1;
-    Cui et al., arXiv 2505.22617: performance ends where entropy does). The bounds are ours: in DAPO's figure 2 a run that
-    still learns stays above a tenth of where it began. A source that is solved may be certain.
+    Cui et al., arXiv 2505.22617: performance ends where entropy does). The bounds are ours. A source that is solved may be
+    certain.
     """
 
     window: int = Field(10, ge=3, description="steps in the median")

@@ -7,8 +7,9 @@ import itertools
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from triune.monitor.store import Point, Store
 
@@ -125,8 +126,10 @@ class Curve:
         before, after = self.first(points), self.last(points)
         return Shift(before, after) if before and after and self.length >= 2 * points else None
 
-    def shifts(self, points: int) -> Iterable[Shift]:
-        """From earlier windows to the last one: those that end 1, 2, 4, ... windows before it."""
+    def shifts(self, points: int) -> Iterator[Shift]:
+        """To its last points from its first ones, and from those that end 1, 2, 4, ... windows before the last."""
+        if whole := self.since_start(points):
+            yield whole
         after, back = self.last(points), points
         while after and (before := self.last(points, back)):
             yield Shift(before, after)
@@ -143,16 +146,24 @@ class Readings:
     def __init__(self, store: Store, ahead: int = 0) -> None:
         self.store, self.ahead = store, ahead
         self.step = 0
-        self.holding: frozenset[tuple[str, str, str]] = frozenset()
+        self.holding: Container[tuple[str, str, str]] = ()
         self._logged: dict[str, int] = {}
         self._feeds: dict[tuple[object, ...], _Feed] = {}
+        self._events: dict[str, Mapping[str, Any]] = {}
+
+    def catch_up(self) -> None:
+        """Goes to where the run stands, and forgets what was read: what came after a step may have been taken back."""
+        self._feeds.clear()
+        self._events.clear()
+        last = {phase: self.store.steps(phase) for phase in self.store.phases()}
+        self._logged = {phase: steps[-1] for phase, steps in last.items()}
+        self.step = max(self._logged.values(), default=0)
 
     def advance(self, step: int, phase: str) -> None:
-        """A step of a phase was logged. One that comes again, after a resume or by hand, has everything read again."""
+        """A step of a phase was logged. Where it was logged before, everything is read again."""
         if step <= self._logged.get(phase, -1):
             self._feeds.clear()
-            self._logged = {name: min(last, step) for name, last in self._logged.items()}
-        self._logged[phase] = step
+        self._logged[phase] = max(step, self._logged.get(phase, 0))
         self.step = max(self._logged.values())
 
     def curves(
@@ -169,6 +180,15 @@ class Readings:
         key = (name, phase, tuple(by), tuple((where or {}).items()))
         feed = self._feeds.setdefault(key, _Feed(name, phase, tuple(by), dict(where or {})))
         return feed.upto(self._logged[phase], self.store, self.ahead)
+
+    def event(self, kind: str) -> Mapping[str, Any]:
+        """What the last event of a kind says; nothing if there is none."""
+        if kind not in self._events:
+            found = self.store.events(kind)
+            if not found:
+                return {}
+            self._events[kind] = found[-1].detail
+        return self._events[kind]
 
     def curve(self, name: str, *keys: str, phase: str = "train") -> Curve:
         """The curve of one source, or of all (no key); empty if there is none."""
