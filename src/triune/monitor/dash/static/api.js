@@ -64,3 +64,28 @@ export function watch(run, changed) {
     source?.close();
   };
 }
+
+/**
+ * Work that follows a run: never twice at once, and what was asked for meanwhile is done once, afterwards. Between two turns
+ * it rests for as long as the last one took, so that a large run that writes often leaves the page responsive.
+ */
+export function following(work, failed) {
+  let busy = false;
+  let again = null;
+  return function next(...given) {
+    if (busy) {
+      again = given;
+      return Promise.resolve();
+    }
+    busy = true;
+    const began = performance.now();
+    const done = work(...given).catch(failed);
+    done.then(() => setTimeout(() => {
+      busy = false;
+      const late = again;
+      again = null;
+      if (late) next(...late);
+    }, performance.now() - began));
+    return done;
+  };
+}

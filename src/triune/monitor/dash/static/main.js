@@ -130,30 +130,8 @@ function follow(run) {
     stateLine.className = change.live ? "state live" : "state";
     put(stateLine, run ? (change.live ? "live" : "not running") : "");
     if (change.runs) offer(Object.keys(change.runs));
-    refresh(change);
+    current?.changed?.(change);
   });
-}
-
-let busy = false;
-let waiting = null;
-
-/** Tells the view of a change; those that come while it still draws are one. */
-async function refresh(change) {
-  waiting = change;
-  if (busy) return;
-  busy = true;
-  try {
-    while (waiting !== null) {
-      const next = waiting;
-      waiting = null;
-      await current?.changed?.(next);
-    }
-  } catch (error) {
-    stateLine.className = "state lost";
-    put(stateLine, error.message);
-  } finally {
-    busy = false;
-  }
 }
 
 /** Puts these runs up for choice; a list that is open is left alone while they stay the same. */
