@@ -19,8 +19,12 @@ from pydantic import JsonValue, TypeAdapter
 
 from triune.core.errors import StorageError
 from triune.core.sample import Frame, Sample, Text
-from triune.core.verdict import Call, Component, Seen
+from triune.core.verdict import Call, Component, RewardEvent, Seen
+from triune.monitor import samples
 from triune.monitor.metric import Scored
+
+Advantage = float | NDArray[np.float32]
+"""Of a rollout as a whole, or f32[N] of each of its decisions where these differ."""
 
 _CODECS: dict[str, TypeAdapter[Any]] = {
     "seed": TypeAdapter(int),  # may exceed 64 bits
@@ -28,6 +32,7 @@ _CODECS: dict[str, TypeAdapter[Any]] = {
     "components": TypeAdapter(tuple[Component, ...]),
     "calls": TypeAdapter(tuple[Call, ...]),
     "seen": TypeAdapter(tuple[Seen, ...]),
+    "events": TypeAdapter(tuple[RewardEvent, ...]),
 }
 """The columns that are JSON, and what they parse into."""
 
@@ -70,8 +75,14 @@ _SCHEMA = pa.schema(
         ("logp", pa.list_(pa.float32())),
         ("ids", pa.list_(pa.int32())),
         ("origin", pa.list_(pa.int32())),
+        ("sample_sha", pa.string()),
+        ("events", pa.string()),
+        ("token_advantage", pa.list_(pa.float32())),
     ]
 )
+
+_BEFORE: dict[str, Any] = {"component": "policy", "sample_sha": "", "events": (), "token_advantage": None}
+"""What rows hold in columns that files of older versions lack."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,7 +93,9 @@ class Rollout:
     coordinate frames of boxes in the truth and in the response.
     `version_min..version_max` are the policy versions that drew it (-1 if nothing was drawn). `logp` f32[N] is the
     behaviour log-prob per decision, NaN where forced; `ids` and `origin` i32[T] are the family's tokens and where
-    each came from, None for a family without tokens. `advantage` is None where none was formed.
+    each came from, None for a family without tokens. `advantage` is None where none was formed, and the mean over the
+    sampled decisions where `token_advantage` f32[N] tells them apart. `sample_sha` names the whole sample (see
+    `Store.sample`), '' where it was not kept; `events` are what an environment gave.
     """
 
     step: int
@@ -122,6 +135,9 @@ class Rollout:
     logp: NDArray[np.float32]
     ids: NDArray[np.int32] | None
     origin: NDArray[np.int32] | None
+    sample_sha: str = ""
+    events: tuple[RewardEvent, ...] = ()
+    token_advantage: NDArray[np.float32] | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -131,13 +147,16 @@ class Rollout:
         )
 
     @classmethod
-    def of(cls, step: int, phase: str, scored: Scored, advantage: float | None = None) -> Rollout:
+    def of(cls, step: int, phase: str, scored: Scored, advantage: Advantage | None = None) -> Rollout:
         sample, trajectory, outcome, verdict = (
             scored.sample,
             scored.trajectory,
             scored.outcome,
             scored.verdict,
         )
+        by_token = None
+        if isinstance(advantage, np.ndarray):
+            by_token, advantage = advantage, _mean(advantage, ~trajectory.decisions.forced)
         decisions, arrays = trajectory.decisions, trajectory.payload.arrays
         return cls(
             step=step,
@@ -177,6 +196,9 @@ class Rollout:
             logp=decisions.logp,
             ids=_tokens(arrays.get("ids")),
             origin=_tokens(arrays.get("origin")),
+            sample_sha=samples.sha(sample),
+            events=outcome.events,
+            token_advantage=by_token,
         )
 
 
@@ -205,19 +227,14 @@ def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
 
 def from_parquet(path: Path) -> list[Rollout]:
     """The rows of one file, in the order in which they were logged; raises StorageError if it is damaged."""
-    try:
-        table = pq.ParquetFile(path).read()
-    except pa.ArrowException as error:
-        raise StorageError(f"{path}: {error}") from error
+    table = _read(path)
     columns: dict[str, Sequence[Any]] = {}
     for field in _SCHEMA:
-        if (
-            field.name == "component" and field.name not in table.column_names
-        ):  # of before there were any others
-            columns[field.name] = ["policy"] * table.num_rows
+        if field.name in _BEFORE and field.name not in table.column_names:
+            columns[field.name] = [_BEFORE[field.name]] * table.num_rows
             continue
         column = table.column(field.name)
-        if field.name in ("logp", "ids", "origin"):
+        if field.name in ("logp", "ids", "origin", "token_advantage"):
             columns[field.name] = column.to_numpy()  # one array per row
         elif field.name == "media":
             columns[field.name] = [tuple(value) for value in column.to_pylist()]
@@ -228,6 +245,24 @@ def from_parquet(path: Path) -> list[Rollout]:
     names = [field.name for field in fields(Rollout)]
     rows = zip(*(columns[name] for name in names), strict=True)
     return [Rollout(**dict(zip(names, row, strict=True))) for row in rows]
+
+
+def texts(path: Path) -> list[tuple[str, str]]:
+    """Prompt and response of the rows of one file; raises StorageError if it is damaged."""
+    table = _read(path, ["prompt", "response"])
+    return list(zip(table.column("prompt").to_pylist(), table.column("response").to_pylist(), strict=True))
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read(columns)
+    except (pa.ArrowException, OSError) as error:
+        raise StorageError(f"{path}: half-written or damaged: {error}") from error
+
+
+def _mean(values: NDArray[np.float32], chosen: NDArray[np.bool_]) -> float:
+    """Over the chosen ones, 0 if there is none: as advantages of whole rollouts are formed."""
+    return float(values[chosen].mean()) if chosen.any() else 0.0
 
 
 def _tokens(array: NDArray[Any] | None) -> NDArray[np.int32] | None:

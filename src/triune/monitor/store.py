@@ -1,6 +1,6 @@
 """The run's store: metrics and events in SQLite, rollouts in Parquet, pictures once by content hash.
 
-    run_dir/metrics.sqlite                    series and points (read the view `metrics`), steps, events
+    run_dir/metrics.sqlite                    the tables of schema.py: metrics, events, samples, an index of rollouts
     run_dir/rollouts/PHASE/00000012.parquet   one row per rollout
     run_dir/media/ab/abcd....png              the original bytes under their sha256
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 import sqlite3
 import time
@@ -24,77 +23,24 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from triune.core.errors import StorageError
-from triune.core.sample import Media
-from triune.monitor.disk import Claim, move, naming, write
-from triune.monitor.metric import Metric, merge
+from triune.core.sample import Media, Sample
+from triune.monitor import index, rollups, samples, schema
+from triune.monitor.curves import COLUMNS, Curves
+from triune.monitor.disk import Claim, naming, write
+from triune.monitor.index import Page, Query
+from triune.monitor.metric import Labels, Metric, merge
+from triune.monitor.points import Point
 from triune.monitor.rollouts import Rollout, from_parquet, to_parquet
+from triune.monitor.shards import Shards
 
-SCHEMA_VERSION = 1
-_SCHEMA = (
-    """CREATE TABLE series (
-        id INTEGER PRIMARY KEY,
-        phase TEXT NOT NULL, name TEXT NOT NULL,
-        source TEXT NOT NULL, task TEXT NOT NULL, component TEXT NOT NULL, labels TEXT NOT NULL,
-        UNIQUE (phase, name, source, task, component, labels))""",
-    """CREATE TABLE points (
-        series INTEGER NOT NULL REFERENCES series (id), step INTEGER NOT NULL,
-        count INTEGER NOT NULL, mean REAL, std REAL, min REAL, max REAL, nonfinite INTEGER NOT NULL,
-        PRIMARY KEY (series, step)) WITHOUT ROWID""",
-    """CREATE VIEW metrics AS
-        SELECT step, phase, name, source, task, component, labels, count, mean, std, min, max, nonfinite
-        FROM points JOIN series ON series.id = points.series""",
-    """CREATE TABLE steps (
-        phase TEXT NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
-        PRIMARY KEY (phase, step)) WITHOUT ROWID""",
-    """CREATE TABLE events (
-        id INTEGER PRIMARY KEY,
-        time REAL NOT NULL, step INTEGER NOT NULL, phase TEXT NOT NULL, kind TEXT NOT NULL,
-        source TEXT NOT NULL, task TEXT NOT NULL, detail TEXT NOT NULL)""",
-    "CREATE INDEX events_by_step ON events (step, phase)",
-    f"PRAGMA user_version = {SCHEMA_VERSION}",
-)
-_COLUMNS = ("source", "task", "component")
-"""Labels with a column of their own; the others share the JSON column `labels`."""
+__all__ = ["Event", "Page", "Point", "Query", "Store"]
 
 _MAGIC = {
     b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"
 }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A metric at a step, merged over the labels that were not asked for.
-
-    Moments as in `Metric`: the standard deviation is the population's, and all are NaN if no value was finite.
-    """
-
-    step: int
-    count: int
-    mean: float
-    std: float
-    min: float
-    max: float
-    nonfinite: int = 0
-
-    def merge(self, other: Point) -> Point:
-        """The point of both sets of values (Chan's update of mean and squared deviations)."""
-        count = self.count + other.count
-        nonfinite = self.nonfinite + other.nonfinite
-        if not (self.count and other.count):
-            known = self if self.count else other
-            return Point(self.step, count, known.mean, known.std, known.min, known.max, nonfinite)
-        apart, share = other.mean - self.mean, other.count / count
-        variance = (1 - share) * self.std**2 + share * other.std**2 + share * (1 - share) * apart**2
-        return Point(
-            step=self.step,
-            count=count,
-            mean=self.mean + share * apart,
-            std=math.sqrt(variance),
-            min=min(self.min, other.min),
-            max=max(self.max, other.max),
-            nonfinite=nonfinite,
-        )
+_POINT = (
+    "INSERT INTO points (series, step, count, mean, std, min, max, nonfinite) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,31 +70,21 @@ class Store:
         self.run_dir = Path(run_dir)
         self._path = self.run_dir / "metrics.sqlite"
         self._claim = None if readonly else Claim(self.run_dir)
-        self._series: dict[tuple[str, ...], int] = {}  # what identifies a series -> its row
+        self._series: dict[tuple[str, str, Labels], int] = {}  # phase, name and labels -> its row
         self._kept: set[str] = set()  # hashes of pictures known to be on disk
+        self._known: set[str] = set()  # hashes of samples known to be in the database
         try:
             with naming(self._path, reading=readonly):
-                self._db = _connect_readonly(self._path) if readonly else _connect(self._path)
-            self._prepare()
+                self._db = schema.to_read(self._path) if readonly else schema.to_write(self._path)
+                self._shards = Shards(self.run_dir, self._db)
+                if self._claim:
+                    self._shards.tidy()
+                    for leftover in self.run_dir.glob("media/*/.*.partial"):
+                        leftover.unlink(missing_ok=True)
+                    self._index()
         except BaseException:
             self.close()
             raise
-
-    def _prepare(self) -> None:
-        with naming(self._path):
-            if self._claim:
-                for leftover in self.run_dir.glob("*/*/*.partial"):  # of a writer that was killed
-                    leftover.unlink(missing_ok=True)
-            (version,) = self._db.execute("PRAGMA user_version").fetchone()
-            if version == 0 and self._claim:
-                with self._transaction():
-                    for statement in _SCHEMA:
-                        self._db.execute(statement)
-            elif version != SCHEMA_VERSION:
-                raise StorageError(
-                    f"{self._path} is version {version} of the store and this triune reads {SCHEMA_VERSION}; "
-                    "open it with the triune that wrote it"
-                )
 
     def __enter__(self) -> Store:
         return self
@@ -173,37 +109,42 @@ class Store:
         rollouts: Sequence[Rollout] = (),
         media: Iterable[Media] = (),
         events: Iterable[Event] = (),
+        samples: Iterable[Sample] = (),
+        pieces: Mapping[int, str] | None = None,
     ) -> None:
-        """Puts a step of a phase in place of what was there; `media` are the pictures that its rollouts name.
+        """Puts a step of a phase in place of what was there.
 
-        Metrics of equal name and labels are merged. A phase is a short lower-case name such as `eval-before`.
-        Raises DataError if a picture can no longer be read.
+        `media` are the pictures and `samples` the samples that its rollouts name; `pieces` adds to the vocabulary, the
+        text of token ids. Metrics of equal name and labels are merged. A phase is a short lower-case name such as
+        `eval-before`. Raises DataError if a picture can no longer be read.
         """
         if step < 0 or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", phase):
             raise ValueError(f"not a step and a phase: {step}, {phase!r}")
         self._keep(media)
-        file = self._rollout_file(phase, step)
-        partial = file.with_suffix(".partial")
+        shard = to_parquet(rollouts) if rollouts else b""
         if rollouts:
-            write(partial, to_parquet(rollouts))
+            self._shards.prepare(phase, step, shard)
+        committed = False
         try:
             with naming(self._path), self._transaction():
+                before = self._query("SELECT max(step) FROM steps WHERE phase = ?", phase)[0][0]
                 self._forget("step = ? AND phase = ?", step, phase)
                 self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (phase, step, time.time()))
-                self._db.executemany(
-                    "INSERT INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [self._point_row(step, phase, metric) for metric in merge(metrics)],
-                )
+                self._db.executemany(_POINT, [self._point_row(step, phase, one) for one in _merged(metrics)])
+                rollups.logged(self._db, phase, step, before)
                 self._insert_events(events)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        # Only now: had the commit failed for want of space, the step's earlier file would still be in place.
-        if rollouts:
-            move(partial, file)
-        else:
-            with naming(file):
-                file.unlink(missing_ok=True)
+                self._insert_samples(samples)
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO vocabulary VALUES (?, ?)", (pieces or {}).items()
+                )
+                if rollouts:
+                    # By the step and phase that are logged, whatever the rows say.
+                    index.insert(self._db, step, phase, rollouts)
+                    self._shards.name(phase, step, len(rollouts), shard)
+            committed = True
+        finally:
+            # Only now: had the commit failed for want of space, the step's earlier file would still be in place.
+            self._shards.settle(phase, step, committed)
 
     def log_event(self, event: Event) -> None:
         """Adds an event at once; one that belongs to a step and phase goes when that is logged again."""
@@ -213,16 +154,20 @@ class Store:
     def rewind(self, step: int) -> None:
         """Deletes everything after a step, in every phase, for a run that resumes from its checkpoint there.
 
-        Pictures stay: they are shared between steps.
+        Pictures, samples and the vocabulary stay: they are shared between steps.
         """
         with naming(self._path), self._transaction():
             self._forget("step > ?", step)
-        for file in self.run_dir.glob("rollouts/*/*.parquet"):
-            if int(file.stem) > step:
-                with naming(file):
-                    file.unlink()
+            rollups.rewound(self._db, step)
+        self._shards.drop_after(step)
 
     # Reading
+
+    @property
+    def version(self) -> int:
+        """A number that is another one as soon as anything was committed, by whichever process. Of a run that an older
+        triune wrote, what is read is a copy, and the number stands still."""
+        return int(self._query("SELECT count FROM changes")[0][0])
 
     def series(
         self,
@@ -231,30 +176,21 @@ class Store:
         phase: str = "train",
         by: Sequence[str] = ("source",),
         where: Mapping[str, str] | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        points: int | None = None,
     ) -> dict[tuple[str, ...], list[Point]]:
         """A metric over steps: points rising in step for each combination of the labels in `by`.
 
         Over the other labels it is merged, value by value; `by=()` gives one series, under `()`. `where` keeps what
-        has these labels, e.g. {"component": "boxes"}. A label that does not apply is ''.
+        has these labels, e.g. {"component": "boxes"}. A label that does not apply is ''. `since` and `until` are the
+        first and the last step that are read. `points` is how many per series are wanted at most: more are merged over
+        runs of steps, each then standing at its last step.
         """
-        keys = "".join(f", {_column(key)}" for key in by)
-        filters = "".join(f" AND {_column(key)} = ?" for key in where or {})
-        rows = self._query(
-            f"SELECT step, count, mean, std, min, max, nonfinite{keys} FROM metrics "
-            f"WHERE phase = ? AND name = ?{filters} ORDER BY step",
-            phase, name, *(where or {}).values(),
-        )  # fmt: skip
-        found: dict[tuple[str, ...], list[Point]] = {}
-        for step, count, mean, std, low, high, nonfinite, *key in rows:
-            if not count:
-                mean = std = low = high = math.nan
-            point = Point(step, count, mean, std, low, high, nonfinite)
-            points = found.setdefault(tuple(key), [])
-            if points and points[-1].step == step:
-                points[-1] = points[-1].merge(point)
-            else:
-                points.append(point)
-        return found
+        if points is not None and points < 1:
+            raise ValueError(f"a series has at least one point, not {points}")
+        with self._reading():
+            return Curves.select(self._db, name, phase, by, where).read(since, until, points)
 
     def latest(
         self,
@@ -265,8 +201,8 @@ class Store:
         where: Mapping[str, str] | None = None,
     ) -> dict[tuple[str, ...], Point]:
         """The last point of each series; sources may differ in the step at which they were last seen."""
-        series = self.series(name, phase=phase, by=by, where=where)
-        return {key: points[-1] for key, points in series.items()}
+        with self._reading():
+            return Curves.select(self._db, name, phase, by, where).latest()
 
     def names(self, phase: str = "train") -> list[str]:
         """The names of a phase's metrics."""
@@ -278,7 +214,8 @@ class Store:
     def nonfinite(self, phase: str = "train") -> dict[str, list[int]]:
         """The metrics that were ever NaN or infinite, and the steps at which they were."""
         rows = self._query(
-            "SELECT DISTINCT name, step FROM metrics WHERE phase = ? AND nonfinite > 0 ORDER BY name, step",
+            "SELECT DISTINCT name, step FROM points JOIN series ON series.id = points.series "
+            "WHERE nonfinite > 0 AND phase = ? ORDER BY name, step",
             phase,
         )
         found: dict[str, list[int]] = {}
@@ -311,21 +248,66 @@ class Store:
 
     def rollout_steps(self, phase: str = "train") -> list[int]:
         """The steps whose rollouts were kept, rising."""
-        return sorted(int(file.stem) for file in (self.run_dir / "rollouts" / phase).glob("*.parquet"))
+        with naming(self._path, reading=True):
+            return self._shards.steps(phase)
 
     def rollouts(self, phase: str, step: int) -> list[Rollout]:
-        """The rollouts of a step as they were logged; none if they were not kept."""
-        file = self._rollout_file(phase, step)
-        with naming(file, reading=True):
-            return from_parquet(file) if file.exists() else []
+        """The rollouts of a step as they were logged; none if they were not kept. Raises StorageError if they were, and
+        their file is gone or damaged."""
+        with naming(self._path, reading=True):
+            return from_parquet(self._shards.path(phase, step)) if self._shards.has(phase, step) else []
+
+    def find(self, query: Query) -> Page:
+        """A page of rollouts; see `Query`. Files are opened for a search in texts only."""
+        with naming(self._path, reading=True):
+            self._index()  # a copy of an older run in memory, at the first search
+            with self._reading():
+                return index.find(self._db, self._shards, query)
+
+    def sample(self, sha: str) -> Sample | None:
+        """The whole sample of a `Rollout.sample_sha`; None if it was not kept. Its pictures are those of this run: to read
+        one that is gone raises DataError."""
+        found = self._query("SELECT content FROM samples WHERE sha = ? AND content IS NOT NULL LIMIT 1", sha)
+        return samples.restore(found[0][0], self._place) if found else None
+
+    def pieces(self, ids: Iterable[int]) -> dict[int, str]:
+        """The text of token ids, of those that are known."""
+        wanted = json.dumps(sorted({int(id) for id in ids}))
+        return dict(
+            self._query(
+                "SELECT id, piece FROM vocabulary WHERE id IN (SELECT value FROM json_each(?))", wanted
+            )
+        )
 
     def media(self, sha256: str) -> Path | None:
-        """Where the picture of this hash is; None if the run does not hold it (videos, pictures made by tools)."""
+        """Where the picture of this hash is; None if the run does not hold it (videos)."""
         if not re.fullmatch(r"[0-9a-f]{64}", sha256):
             raise ValueError(f"not a sha256: {sha256!r}")
         return next((self.run_dir / "media" / sha256[:2]).glob(f"{sha256}.*"), None)
 
     # Inside
+
+    def _place(self, sha256: str) -> Path:
+        return self.media(sha256) or self.run_dir / "media" / sha256[:2] / sha256
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What several statements read is of one moment."""
+        with naming(self._path, reading=True):
+            if self._db.in_transaction:
+                yield
+                return
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("COMMIT")
+
+    def _index(self) -> None:
+        """Indexes the rollouts of a run that an older version wrote."""
+        if self._query("SELECT 1 FROM shards WHERE rows IS NULL LIMIT 1"):
+            with naming(self._path), self._transaction():
+                index.complete(self._db, self._shards)
 
     def _query(self, sql: str, *values: object) -> list[Any]:
         with naming(self._path, reading=True):
@@ -336,38 +318,50 @@ class Store:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("UPDATE changes SET count = count + 1")
             self._db.execute("COMMIT")
         except BaseException:
-            self._series.clear()  # it may name series that are now undone
+            self._series.clear()  # they may name rows that are now undone
+            self._known.clear()
             with contextlib.suppress(sqlite3.Error):  # SQLite has already rolled back on some errors
                 self._db.execute("ROLLBACK")
             raise
 
     def _forget(self, condition: str, *values: object) -> None:
+        """Deletes steps and what belongs to them; rollups are up to the caller."""
         for phase, step in self._query(f"SELECT phase, step FROM steps WHERE {condition}", *values):
             self._db.execute(
                 "DELETE FROM points WHERE step = ? AND series IN (SELECT id FROM series WHERE phase = ?)",
                 (step, phase),
             )
-        self._db.execute(f"DELETE FROM steps WHERE {condition}", values)
-        self._db.execute(f"DELETE FROM events WHERE {condition}", values)
+        for table in ("steps", "events", "shards", "rollout_index"):
+            self._db.execute(f"DELETE FROM {table} WHERE {condition}", values)
 
     def _point_row(self, step: int, phase: str, metric: Metric) -> tuple[object, ...]:
+        key = (phase, metric.name, metric.labels)
+        series = self._series.get(key)
+        if series is None:
+            series = self._series[key] = self._find_series(phase, metric)
+        moments: tuple[float | None, ...] = (None,) * 4
+        if metric.min == metric.max:  # all were equal, and so is their mean
+            moments = (metric.mean, None, None, None)
+        elif metric.count:
+            moments = (metric.mean, metric.std, metric.min, metric.max)
+        return (series, step, metric.count, *moments, metric.nonfinite)
+
+    def _find_series(self, phase: str, metric: Metric) -> int:
         # SQLite's JSON functions stop reading at a NUL.
         rest = {
             k: value.replace("\0", "\N{REPLACEMENT CHARACTER}")
             for k, value in metric.labels
-            if k not in _COLUMNS
+            if k not in COLUMNS
         }
-        key = (phase, metric.name, *map(metric.label, _COLUMNS), json.dumps(rest, ensure_ascii=False))
-        if key not in self._series:
-            found = self._db.execute(
-                "SELECT id FROM series WHERE (phase, name, source, task, component, labels) = (?, ?, ?, ?, ?, ?)",
-                key,
-            ).fetchone()
-            self._series[key] = found[0] if found else self._insert_series(key)
-        moments = (metric.mean, metric.std, metric.min, metric.max) if metric.count else (None,) * 4
-        return (self._series[key], step, metric.count, *moments, metric.nonfinite)
+        key = (phase, metric.name, *map(metric.label, COLUMNS), json.dumps(rest, ensure_ascii=False))
+        found = self._query(
+            "SELECT id FROM series WHERE (phase, name, source, task, component, labels) = (?, ?, ?, ?, ?, ?)",
+            *key,
+        )
+        return int(found[0][0]) if found else self._insert_series(key)
 
     def _insert_series(self, key: tuple[str, ...]) -> int:
         cursor = self._db.execute(
@@ -385,8 +379,17 @@ class Store:
             rows,
         )
 
-    def _rollout_file(self, phase: str, step: int) -> Path:
-        return self.run_dir / "rollouts" / phase / f"{step:08d}.parquet"
+    def _insert_samples(self, given: Iterable[Sample]) -> None:
+        for sample in given:
+            sha = samples.sha(sample)
+            if sha in self._known:
+                continue
+            self._db.execute(
+                "INSERT INTO samples (name, source, task, sha, content) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET content = excluded.content WHERE content IS NULL",
+                (sample.id, sample.source, sample.task, sha, samples.content(sample)),
+            )
+            self._known.add(sha)
 
     def _keep(self, media: Iterable[Media]) -> None:
         for medium in media:
@@ -404,35 +407,10 @@ class Store:
             self._kept.add(medium.sha256)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # Autocommit mode: transactions are opened by hand, so that one step is exactly one.
-    db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = FULL")
-    return db
-
-
-def _connect_readonly(path: Path) -> sqlite3.Connection:
-    if not path.exists():
-        raise StorageError(f"{path} does not exist: not the directory of a run")
-    uri = path.absolute().as_uri() + "?mode=ro"
-    db = sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None, check_same_thread=False)
-    try:
-        db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.OperationalError:
-        # On a read-only disk SQLite cannot make the log's index; nobody can be writing there either.
-        db.close()
-        log = path.with_name(path.name + "-wal")
-        if log.exists() and log.stat().st_size:
-            raise  # ignoring the log would show less than was written
-        db = sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
-    return db
-
-
-def _column(label: str) -> str:
-    if not re.fullmatch(r"\w+", label):
-        raise ValueError(f"not a label: {label!r}")
-    return label if label in _COLUMNS else f"coalesce(json_extract(labels, '$.\"{label}\"'), '')"
+def _merged(metrics: Iterable[Metric]) -> list[Metric]:
+    """Metrics of equal name and labels as one."""
+    given = list(metrics)
+    return given if len({(one.name, one.labels) for one in given}) == len(given) else merge(given)
 
 
 def _extension(data: bytes) -> str:

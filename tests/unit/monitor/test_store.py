@@ -228,15 +228,6 @@ def test_not_a_run(tmp_path: Path) -> None:
         store.log_step(1, "../train", [])
 
 
-def test_a_newer_store_is_refused_and_left_alone(tmp_path: Path) -> None:
-    Store(tmp_path).close()
-    with contextlib.closing(sqlite3.connect(tmp_path / "metrics.sqlite")) as db:
-        db.execute("PRAGMA user_version = 99")
-    for readonly in (True, False):
-        with pytest.raises(StorageError, match=r"metrics\.sqlite is version 99"):
-            Store(tmp_path, readonly=readonly)
-
-
 def test_a_damaged_file_is_named(store: Store) -> None:
     log(store, 1)
     file = store.run_dir / "rollouts" / "train" / "00000001.parquet"

@@ -1,0 +1,123 @@
+"""Moments of values at a step or over several, one by one and in columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A metric at a step, or over the steps up to it, merged over the labels that were not asked for.
+
+    Moments as in `Metric`: the standard deviation is the population's, and all are NaN if no value was finite.
+    """
+
+    step: int
+    count: int
+    mean: float
+    std: float
+    min: float
+    max: float
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points in columns, in the order in which they are merged.
+
+    step, count and nonfinite i64[N]; mean, std, min and max f64[N], NaN where the count is 0. Tables hold NULL for std,
+    min and max where all values were equal.
+    """
+
+    step: I64
+    count: I64
+    mean: F64
+    std: F64
+    min: F64
+    max: F64
+    nonfinite: I64
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[Any]]) -> Points:
+        """From rows of a table: step, count, mean, std, min, max, nonfinite."""
+        table = np.array(rows, np.float64).reshape(-1, 7).T  # None becomes NaN
+        step, count, mean, std, low, high, nonfinite = table
+        equal = np.isnan(std) & (count > 0)
+        return cls(
+            step=step.astype(np.int64),
+            count=count.astype(np.int64),
+            mean=mean,
+            std=np.where(equal, 0.0, std),
+            min=np.where(equal, mean, low),
+            max=np.where(equal, mean, high),
+            nonfinite=nonfinite.astype(np.int64),
+        )
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def take(self, order: NDArray[Any]) -> Points:
+        return Points(*(getattr(self, name)[order] for name in Points.__slots__))
+
+    def merge(self, starts: I64) -> Points:
+        """One point for each run of points that begins at `starts` (rising, the first 0), at its last step.
+
+        The mean of means and the deviation about it, in that order: exact where a run holds a single point, and no
+        difference of large squares anywhere.
+        """
+        if len(starts) == len(self):
+            return self
+        sizes = np.diff(np.append(starts, len(self)))
+        count = np.add.reduceat(self.count, starts)
+        some = count > 0
+        share = self.count / np.repeat(np.maximum(count, 1), sizes)
+        known = self.count > 0
+        mean = np.add.reduceat(np.where(known, self.mean, 0.0) * share, starts)
+        apart = np.where(known, np.abs(self.mean - np.repeat(mean, sizes)), 0.0)
+        std = np.where(known, self.std, 0.0)
+        # Scaled by the largest of each run, so that no square overflows.
+        scale = np.maximum.reduceat(np.maximum(apart, std), starts)
+        unit = np.repeat(np.where(scale > 0, scale, 1.0), sizes)
+        spread = np.add.reduceat(share * ((apart / unit) ** 2 + (std / unit) ** 2), starts)
+        low = np.minimum.reduceat(np.where(known, self.min, math.inf), starts)
+        high = np.maximum.reduceat(np.where(known, self.max, -math.inf), starts)
+        return Points(
+            step=np.maximum.reduceat(self.step, starts),
+            count=count,
+            mean=np.where(some, mean, np.nan),
+            std=np.where(some, np.where(low < high, scale * np.sqrt(spread), 0.0), np.nan),
+            min=np.where(some, low, np.nan),
+            max=np.where(some, high, np.nan),
+            nonfinite=np.add.reduceat(self.nonfinite, starts),
+        )
+
+    def points(self) -> list[Point]:
+        return list(map(Point, *(getattr(self, name).tolist() for name in Points.__slots__)))
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """As `of` takes them."""
+        columns = [getattr(self, name).tolist() for name in Points.__slots__]
+        return [
+            (step, count, mean if count else None, *((std, low, high) if low < high else (None,) * 3), bad)
+            for step, count, mean, std, low, high, bad in zip(*columns, strict=True)
+        ]
+
+
+def runs(*keys: NDArray[Any]) -> I64:
+    """Where a run of equal keys begins in columns that are sorted by them."""
+    if not len(keys[0]):
+        return np.empty(0, np.int64)
+    change = np.zeros(len(keys[0]), bool)
+    change[0] = True
+    for key in keys:
+        change[1:] |= key[1:] != key[:-1]
+    return np.flatnonzero(change)
