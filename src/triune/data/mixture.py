@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from triune.core.errors import RecipeError
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
-from triune.data.source import Source, Split, TableSource, open_sources
+from triune.data.source import Source, Split, TableSource, open_sources, stored
 
 CYCLE = 4096
 """Draws after which every source has had exactly its share; weights are honoured to within 1/CYCLE."""
@@ -69,6 +69,15 @@ class Mixture:
                 digest.update(plain.encode())
             found[source.name] = digest.hexdigest()
         return found
+
+    def firsts(self) -> Iterator[Sample]:
+        """The first sample of each source name; a file may hold rows of many."""
+        known = set[str]()
+        for source in self.sources:
+            for sample in [source.sample(0)] if source.num_samples is None else stored(source):
+                if sample.source not in known:
+                    known.add(sample.source)
+                    yield sample
 
     def batch(self, number: int, earlier: Sequence[Sample] = ()) -> list[Sample]:
         """The samples of batch number `number`, counted from 1; `earlier` are those of other batches of the same step."""

@@ -6,7 +6,7 @@ A run that would train blind, on a constant reward or on biased ratios does not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,6 @@ from triune.core.recipe import Recipe
 from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
-from triune.data.mixture import Mixture
 from triune.data.source import stored, unread
 from triune.rollout.generator import Demand, Episode
 from triune.train.memory import estimate
@@ -54,7 +53,7 @@ def check(loop: Loop) -> None:
         )
     if recipe.data.on_bad_row == "error":
         loop.judge.check_many(s for source in mixture.sources for s in stored(source))
-    firsts = list(_firsts(mixture))
+    firsts = list(mixture.firsts())
     if labelled := _labelled(recipe):
         monitor.say(
             "rewards: the labels and scores of recorded answers; checks are run beside them", kind="rewards"
@@ -149,16 +148,6 @@ def _labelled(recipe: Recipe) -> bool:
     if not isinstance(algo, PolicyGradient):
         return False
     return any(isinstance(shape, RecordedRewards) for shape in algo.parts("shape").values())
-
-
-def _firsts(mixture: Mixture) -> Iterator[Sample]:
-    """The first sample of each source name; a file may hold rows of many."""
-    known = set[str]()
-    for source in mixture.sources:
-        for sample in [source.sample(0)] if source.num_samples is None else stored(source):
-            if sample.source not in known:
-                known.add(sample.source)
-                yield sample
 
 
 def _rewards(loop: Loop, firsts: Sequence[Sample]) -> None:
