@@ -45,7 +45,7 @@ class Loop:
         self.generator: Generator = parallel.generator(recipe.rollout.build(self.family), self.family)  # type: ignore[attr-defined]
         self.judge = parallel.judge(build_judge(recipe.judge, FailureGuard(recipe.judge.max_failure_rate)))
         self.update: Update = recipe.algo.build(self.family, recipe, self.generator.exact)  # type: ignore[attr-defined]
-        self.monitor = monitor or parallel.monitor(run_dir, recipe)
+        self.monitor = monitor or parallel.monitor(run_dir, recipe, self.mixture)
         self.done = 0
         self.batches = 0
         self.skipped: Counter[str] = Counter()
@@ -150,12 +150,14 @@ class Loop:
                 if train.eval_every and (last or self.done % train.eval_every == 0):
                     self.evaluate("eval")
                 due = train.checkpoint_every and self.done % train.checkpoint_every == 0
-                asked = world().any(interrupt.asked)
+                stopping = self.monitor.stopping
+                asked = world().any(interrupt.asked or bool(stopping))
                 if last or due or asked:
                     self.save()
                 if asked and not last:
                     raise Interrupted(
-                        f"stopped after step {self.done}; continue with: triune train --resume {self.run_dir}"
+                        f"stopped after step {self.done}{stopping and f' ({stopping})'}; continue with: "
+                        f"triune train --resume {self.run_dir}"
                     )
 
     def check(self) -> None:

@@ -79,6 +79,7 @@ def seeing(run_dir: Path) -> None:
         (
             *KEYS,
             "train.eval_every=2",
+            "monitor.rollouts_every=2",
             "data.sources=[{name: embedded/counting/*}, {name: embedded/grounding/digit}]",
             "algo.terms=[{kind: ppo_clip}, {kind: entropy, coef: 0.01}]",
             'monitor.words=["1"]',  # which some answers hold, and some do not
@@ -327,6 +328,7 @@ def untracked(run_dir: Path) -> None:
     with Monitor(run_dir, [stuck]) as monitor:
         for step in range(1, QUEUED + 4):
             monitor.log_step(step, "train")
+        monitor.flush()
         stuck.told.set()
         assert monitor._sinks[0].flush()
         monitor.log_step(QUEUED + 4, "train")

@@ -22,6 +22,8 @@ from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import Trajectory
 from triune.core.verdict import Outcome, Verdict
+from triune.data.mixture import Mixture
+from triune.monitor.keep import Keep
 from triune.monitor.metric import Metric
 from triune.monitor.monitor import Monitor
 from triune.monitor.sinks import Options
@@ -112,14 +114,23 @@ def judge(inner: Judge) -> Judge:
     return shared  # type: ignore[no-any-return]
 
 
-def monitor(run_dir: Path, recipe: Recipe) -> Monitor:
-    """The run's monitor; of a process that does not lead, one that keeps nothing."""
+def monitor(run_dir: Path, recipe: Recipe, mixture: Mixture) -> Monitor:
+    """The run's monitor; of a process that does not lead, one that keeps nothing. Raises RecipeError where `monitor.keep`
+    names what the data does not have."""
+    spec = recipe.monitor
+    Keep(spec.rollouts_every, spec.keep).refuse_unknown(mixture.firsts())
     if not world().leads:
         return Quiet()
-    spec = recipe.monitor
     sinks = cast("Sequence[Options]", spec.sinks)
     return Monitor(
-        run_dir, sinks, spec.words, spec.rollouts_every, recipe.train.total_steps, recipe=recipe.dump()
+        run_dir,
+        sinks,
+        spec.words,
+        spec.rollouts_every,
+        recipe.train.total_steps,
+        recipe=recipe.dump(),
+        keep=spec.keep,
+        buffer_mb=spec.buffer_mb,
     )
 
 

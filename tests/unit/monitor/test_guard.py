@@ -17,7 +17,7 @@ from triune.monitor.monitor import Monitor
 from triune.monitor.sinks import Run
 from triune.monitor.sinks.guard import QUEUED, Guard, guarded
 from triune.monitor.sinks.jsonl import JsonLinesOptions
-from triune.monitor.store import Store
+from triune.monitor.store import Event, Store
 
 from .making import group
 
@@ -54,7 +54,7 @@ class Picks:
     def __init__(self) -> None:
         self.got: list[tuple[str, list[str], list[float | None]]] = []
 
-    def pick(self, phase: str, scored: Sequence[Scored]) -> Sequence[int]:
+    def pick(self, phase: str, kept: Sequence[Scored]) -> Sequence[int]:
         return [1] if phase == "eval" else []
 
     def log(self, step: int, phase: str, metrics: Sequence[Metric]) -> None:
@@ -65,12 +65,11 @@ class Picks:
         step: int,
         phase: str,
         metrics: Sequence[Metric],
-        scored: Sequence[Scored],
+        kept: Sequence[Scored],
         advantages: Sequence[float | None],
-        *,
-        keep: bool,
+        events: Sequence[Event],
     ) -> None:
-        self.got.append((phase, [one.outcome.id for one in scored], list(advantages)))
+        self.got.append((phase, [one.outcome.id for one in kept], list(advantages)))
 
     def close(self) -> None: ...
 
@@ -81,6 +80,7 @@ def test_a_failure_is_counted_and_said_once(tmp_path: Path, local: bool) -> None
     with Monitor(tmp_path, [sink]) as monitor:
         for step in range(1, 6):
             monitor.log_step(step, "train", scalars=[scalar("loss", 1.0)])
+            monitor.flush()
             assert monitor._sinks[0].flush()
     with Store(tmp_path, readonly=True) as store:
         counted = store.series("sinks/failed", by=("sink",))["broken",]
@@ -100,6 +100,7 @@ def test_a_sink_that_hangs_holds_nothing_up(tmp_path: Path) -> None:
         assert sink.entered.wait(10)
         for step in range(2, steps + 1):
             monitor.log_step(step, "train")
+        monitor.flush()
         monitor._sinks[0]._patience = 0.1
     assert time.monotonic() - started < 10
     sink.released.set()
@@ -117,7 +118,7 @@ def test_only_rollouts_that_a_sink_wants_wait_for_it() -> None:
     guard = Guard("picks", sink)
     rollouts = group([1.0, 0.0])
     for phase in ("train", "eval"):
-        guard.log_rollouts(1, phase, (), rollouts, [0.5, -0.5], keep=True)
+        guard.log_rollouts(1, phase, (), rollouts, [0.5, -0.5], [])
     guard.close()
     assert sink.got == [("train", [], []), ("eval", [rollouts[1].outcome.id], [-0.5])]
 

@@ -282,6 +282,7 @@ assert "torch" not in sys.modules
 def test_a_run_with_only_training(tmp_path: Path) -> None:
     with Monitor(tmp_path) as monitor:
         monitor.log_step(1, "train", group([1.0, 0.0]))
+        monitor.flush()
         text = read(tmp_path).text  # while the run is being written
     assert "The latest answers" in text
     assert "Before and after" not in text

@@ -14,7 +14,9 @@ from torch import nn
 from triune.core.errors import DataError, ParityError, RecipeError
 from triune.core.recipe import Recipe
 from triune.loop import Loop
+from triune.runtime.process import Interrupted
 from triune.testing.models import demand, picture, ragged, sample, talker, tiny
+from triune.train.checkpoint import latest
 from triune.train.memory import GIB, Memory, saved_bytes
 from triune.train.probe import probe
 
@@ -187,3 +189,23 @@ def test_the_cache_of_a_token_is_what_the_model_keeps(kind: str) -> None:
     kept = family.model.get_decoder()(inputs_embeds=family.embed(ids), use_cache=True).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in kept.layers)
     assert held == 7 * family.cache_bytes
+
+
+def test_what_is_kept_must_name_a_source_or_a_task(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"monitor\.keep: 'c' is no source.*Sources: a, b"):
+        Loop(recipe("monitor.keep={a: 0.5, c: 0.5}"), tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"monitor\.keep\.a"):
+        recipe("monitor.keep={a: 1.5}")
+    Loop(recipe("monitor.keep={a: 0.5}"), tmp_path / "run").monitor.close()
+
+
+def test_a_run_that_an_alarm_wants_to_end_ends_with_a_checkpoint(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    with Loop(recipe(), tmp_path / "run") as loop:
+        loop.monitor.stopping = "entropy fell to 0"
+        with pytest.raises(
+            Interrupted, match=r"after step 1 \(entropy fell to 0\); continue with: .*--resume"
+        ):
+            loop.run()
+    assert latest(tmp_path / "run").name == "step-000001"

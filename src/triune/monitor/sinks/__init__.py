@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from triune.core.base import Frozen
 from triune.core.registry import Registry
 from triune.monitor.metric import Metric, Scored
+from triune.monitor.store import Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +53,27 @@ class Sink(Protocol):
 
 @runtime_checkable
 class RolloutSink(Sink, Protocol):
-    """A sink that also takes rollouts. `advantages` are one per rollout, None where none was formed."""
+    """A sink that also takes rollouts."""
 
     def log_rollouts(
         self,
         step: int,
         phase: str,
         metrics: Sequence[Metric],
-        scored: Sequence[Scored],
+        kept: Sequence[Scored],
         advantages: Sequence[float | None],
-        *,
-        keep: bool,
+        events: Sequence[Event],
     ) -> None:
-        """Called in place of `log`; with `keep` false this step's rollouts are not wanted, only what they left."""
+        """Called in place of `log`, with the rollouts that the recipe has kept, one advantage for each (None where none was
+        formed), and what happened to these and to the others, as events of this step."""
 
 
 @runtime_checkable
 class Picking(Protocol):
     """A sink that wants a few rollouts and says which, before they are queued for it."""
 
-    def pick(self, phase: str, scored: Sequence[Scored]) -> Sequence[int]:
-        """Positions in `scored`; none: `log` is called in place of `log_rollouts`."""
+    def pick(self, phase: str, kept: Sequence[Scored]) -> Sequence[int]:
+        """Positions in `kept`; none: `log` is called in place of `log_rollouts`."""
 
 
 @runtime_checkable

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from triune.monitor.metric import Metric, Scored, scalar
 from triune.monitor.sinks import SINKS, Options, Picking, Rewindable, RolloutSink, Run, Sink, Speaking
+from triune.monitor.store import Event
 
 QUEUED = 32
 """Calls that wait for a sink with a thread of its own; what comes beyond is dropped, and counted."""
@@ -47,23 +48,22 @@ class Guard:
         step: int,
         phase: str,
         metrics: Sequence[Metric],
-        scored: Sequence[Scored],
+        kept: Sequence[Scored],
         advantages: Sequence[float | None],
-        *,
-        keep: bool,
+        events: Sequence[Event],
     ) -> None:
         sink = self._sink
         if not isinstance(sink, RolloutSink):
             self.log(step, phase, metrics)
             return
         if isinstance(sink, Picking):
-            chosen = sink.pick(phase, scored)
+            chosen = sink.pick(phase, kept)
             if not chosen:
                 self.log(step, phase, metrics)
                 return
-            scored, advantages = [scored[i] for i in chosen], [advantages[i] for i in chosen]
+            kept, advantages = [kept[i] for i in chosen], [advantages[i] for i in chosen]
         self._call(
-            lambda: sink.log_rollouts(step, phase, metrics, scored, advantages, keep=keep),
+            lambda: sink.log_rollouts(step, phase, metrics, kept, advantages, events),
             f"step {step} of {phase}",
         )
 

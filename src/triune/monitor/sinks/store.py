@@ -1,10 +1,8 @@
-"""The run's own store as a sink: metrics, rollouts with their pictures, and who was dropped and why."""
+"""The run's own store as a sink: metrics, rollouts with their pictures, and what happened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from pydantic import JsonValue
 
 from triune.monitor.metric import Metric, Scored
 from triune.monitor.rollouts import Rollout
@@ -34,19 +32,20 @@ class StoreSink:
         step: int,
         phase: str,
         metrics: Sequence[Metric],
-        scored: Sequence[Scored],
+        kept: Sequence[Scored],
         advantages: Sequence[float | None],
-        *,
-        keep: bool,
+        events: Sequence[Event],
     ) -> None:
-        kept = list(zip(scored, advantages, strict=True)) if keep else []
         self.store.log_step(
             step,
             phase,
             metrics,
-            rollouts=[Rollout.of(step, phase, one, advantage) for one, advantage in kept],
-            media=(medium for one, _ in kept for medium in one.sample.media),
-            events=[_drop(step, phase, one) for one in scored if one.reason],
+            rollouts=[
+                Rollout.of(step, phase, one, advantage)
+                for one, advantage in zip(kept, advantages, strict=True)
+            ],
+            media=(medium for one in kept for medium in one.sample.media),
+            events=events,
         )
 
     def rewind(self, step: int) -> None:
@@ -54,16 +53,3 @@ class StoreSink:
 
     def close(self) -> None:
         self.store.close()
-
-
-def _drop(step: int, phase: str, one: Scored) -> Event:
-    detail: dict[str, JsonValue] = {
-        "sample": one.sample.id,
-        "rollout": one.trajectory.id,
-        "reason": one.reason,
-        "status": one.verdict.status,
-        "ending": one.outcome.ending,
-        "in_loss": one.in_loss,
-        "in_baseline": one.in_baseline,
-    }
-    return Event("drop", detail, step, phase, one.sample.source, one.sample.task)
