@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from triune.core.errors import DataError, RecipeError
+from triune.core.media import Media
 from triune.core.provenance import save_provenance
 from triune.core.recipe import Recipe
 from triune.core.sample import Sample
@@ -46,6 +47,7 @@ class Loop:
         self.judge = parallel.judge(build_judge(recipe.judge, FailureGuard(recipe.judge.max_failure_rate)))
         self.update: Update = recipe.algo.build(self.family, recipe, self.generator.exact)  # type: ignore[attr-defined]
         self.monitor = monitor or parallel.monitor(run_dir, recipe, self.mixture)
+        self.monitor.spell = getattr(self.family, "pieces", None)
         self.done = 0
         self.batches = 0
         self.skipped: Counter[str] = Counter()
@@ -95,7 +97,7 @@ class Loop:
         self.generator.load(self.done)
         skipped = (scalar("rows_skipped", n, source=s) for s, n in self.skipped.items())
         measured = [*report.metrics, *clock.metrics(), *skipped]
-        self.monitor.log_step(self.done, "train", report.scored, measured, advantages=report.advantages)
+        self.monitor.log_step(self.done, "train", report.scored, measured, report.credit, self._shown())
         return report.scored
 
     def usable(self, samples: Sequence[Sample], *, drawn: bool = True) -> list[Sample]:
@@ -127,6 +129,9 @@ class Loop:
                 f"step {self.done + 1}: no sample of the batch can be run; see the run's messages"
             )
         return kept
+
+    def _shown(self) -> list[Media]:
+        return [medium for _, medium in getattr(self.family, "shown", {}).values()]
 
     # -- a whole run -------------------------------------------------------------------------------------------
 
@@ -186,7 +191,7 @@ class Loop:
         except DataError:
             scored = answer(*parts, self.usable(chosen), progress=progress, version=self.done, blind=blind)
         seconds = scalar("seconds", time.monotonic() - started, phase="eval")
-        self.monitor.log_step(self.done, phase, scored, [seconds])
+        self.monitor.log_step(self.done, phase, scored, [seconds], shown=self._shown())
         return scored
 
     def save(self) -> Path:

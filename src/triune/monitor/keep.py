@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from triune.core.errors import RecipeError
+from triune.core.media import Media
 from triune.core.sample import Sample
 from triune.monitor.metric import Metric, Scored
 
@@ -77,9 +78,10 @@ def kept_metrics(scored: Sequence[Scored], reasons: Sequence[Reason]) -> list[Me
     return found
 
 
-def footprint(scored: Iterable[Scored]) -> int:
-    """The bytes that these rollouts hold in memory, about: arrays, texts and pictures; samples that they share once."""
-    total = 0
+def footprint(scored: Iterable[Scored], pictures: Iterable[Media] = ()) -> int:
+    """The bytes that these rollouts, and these pictures, hold in memory, about: arrays, texts, pictures of the samples, which
+    count once for all that share them."""
+    total = sum(len(medium.data or b"") for medium in pictures)
     samples: dict[int, Sample] = {}
     for one in scored:
         samples[id(one.sample)] = one.sample

@@ -13,9 +13,12 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from triune.core.media import Media
 from triune.core.monitorspec import REFLECTION_WORDS
 from triune.monitor.keep import Keep, footprint, kept_metrics
 from triune.monitor.metric import Metric, Scored, merge, scalar
+from triune.monitor.rollouts import Advantage
+from triune.monitor.shown import Spell, Vocabulary, met
 from triune.monitor.sinks import Options, Run, Sink
 from triune.monitor.sinks.guard import Guard, guarded
 from triune.monitor.sinks.store import StoreSink
@@ -56,6 +59,9 @@ class Monitor:
         self.run_dir = Path(run_dir)
         self.stopping = ""
         """Why the run should end after the step at hand, '' while it need not."""
+        self.spell: Spell | None = None
+        """What gives the text of token ids, so that saved rollouts can be read token by token."""
+        self._vocabulary = Vocabulary()
         self._words, self._keep = tuple(words), Keep(rollouts_every, dict(keep or {}))
         self._step, self._told = 0, set[str]()
         self._reader: Store | None = None
@@ -76,25 +82,29 @@ class Monitor:
         phase: str,
         scored: Sequence[Scored] = (),
         scalars: Sequence[Metric] = (),
-        advantages: Sequence[float | None] | None = None,
+        advantages: Sequence[Advantage | None] | None = None,
+        shown: Sequence[Media] = (),
     ) -> list[Metric]:
         """Logs a step of a phase in place of what was there, and returns its metrics (but for those of failing sinks).
 
         `scalars` are metrics from elsewhere (see `scalar`); equal names and labels are merged. `advantages`, one per
-        rollout, are kept with the rollouts; ValueError if their number differs.
+        rollout, are kept with the rollouts; ValueError if their number differs. `shown` are the pictures that tools and
+        environments showed in these rollouts.
         """
         advantages = [None] * len(scored) if advantages is None else advantages
         if len(advantages) != len(scored):
             raise ValueError(f"{len(advantages)} advantages for {len(scored)} rollouts")
         reasons = self._keep.reasons(step, phase, scored)
         wanted = [number for number, reason in enumerate(reasons) if not reason]
-        size = footprint(scored[number] for number in wanted)
+        kept = [scored[number] for number in wanted]
+        pictures = met(kept, shown)
+        size = footprint(kept, pictures)
         # An evaluation is what a run is judged by: it waits for room, where a training step goes without its rollouts.
         waited = self._writer.wait(0 if phase == "train" else size)
-        if wanted and not self._writer.fits(size):
+        if kept and not self._writer.fits(size):
             for number in wanted:
                 reasons[number] = "buffer"
-            wanted, size = [], 0
+            wanted, kept, pictures, size = [], [], [], 0
             self._say_once(
                 "buffer", f"step {step}: rollouts come faster than they can be written, and are not kept"
             )
@@ -104,10 +114,15 @@ class Monitor:
                 "buffer-wait", f"step {step}: the run had to wait {waited:.1f} s for its files to be written"
             )
         metrics = merge([*rollout_metrics(scored, self._words), *kept_metrics(scored, reasons), *scalars])
-        kept = [scored[number] for number in wanted]
         given = [advantages[number] for number in wanted]
         drops = [_drop(step, phase, one) for one in scored if one.reason]
-        self._writer.submit(lambda: self._write(step, phase, metrics, kept, given, drops), size)
+        spelt = self._vocabulary.new(kept, self.spell)
+
+        def write() -> None:
+            self._own.take(pictures, spelt)
+            self._write(step, phase, metrics, kept, given, drops)
+
+        self._writer.submit(write, size)
         return metrics
 
     def say(self, message: str, *, kind: str = "note", step: int = 0, **detail: JsonValue) -> None:
@@ -173,7 +188,7 @@ class Monitor:
         phase: str,
         metrics: Sequence[Metric],
         kept: Sequence[Scored],
-        advantages: Sequence[float | None],
+        advantages: Sequence[Advantage | None],
         events: Sequence[Event],
     ) -> None:
         metrics = [*metrics, *(metric for sink in self._sinks for metric in sink.metrics())]

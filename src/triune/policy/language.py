@@ -148,6 +148,10 @@ class LanguageFamily:
             raise MediaMismatch(f"sample {owner!r}: {error}") from error
         return Segment(ids, pictured, tuple(r.seen for r in ready), starts)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        return [str(self.tokenizer.decode([id], skip_special_tokens=False)) for id in ids]
+
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 

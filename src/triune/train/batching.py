@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from triune.algo.share import Span
@@ -206,6 +208,16 @@ def per_trajectory(batch: Batch, advantage: Tensor) -> list[float]:
     sums = torch.zeros(len(batch.trajectories)).index_add(0, batch.trajectory, advantage * ones)
     counts = torch.zeros(len(batch.trajectories)).index_add(0, batch.trajectory, ones)
     return (sums / counts.clamp(min=1)).tolist()
+
+
+def per_decision(batch: Batch, advantage: Tensor) -> list[NDArray[np.float32] | None]:
+    """The advantages f32[N] of each trajectory's decisions, None where all of its sampled ones have the same."""
+    ones, count = batch.sampled, len(batch.trajectories)
+    most = torch.full((count,), -torch.inf).scatter_reduce(0, batch.trajectory[ones], advantage[ones], "amax")
+    least = torch.full((count,), torch.inf).scatter_reduce(0, batch.trajectory[ones], advantage[ones], "amin")
+    parts = advantage.float().split([len(t.decisions) for t in batch.trajectories])
+    differ = (most > least).tolist()
+    return [part.numpy().copy() if apart else None for part, apart in zip(parts, differ, strict=True)]
 
 
 def cut(view: Evaluated, span: Span) -> Evaluated:

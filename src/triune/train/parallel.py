@@ -48,6 +48,8 @@ class SharedGenerator:
         return getattr(self.inner, name)
 
     def generate(self, samples: Sequence[Sample], demand: Demand) -> list[list[Episode]]:
+        shown = getattr(self.family, "shown", {})
+        before = set(shown)
         mine = [number for number in range(len(samples)) if world().mine(number)]
 
         def drawn() -> tuple[list[list[tuple[Sample | None, Trajectory, Outcome]]], list[Any]]:
@@ -58,11 +60,12 @@ class SharedGenerator:
                 [(None if e.sample is sample else e.sample, e.trajectory, e.outcome) for e in row]
                 for sample, row in zip(chosen, rows, strict=True)
             ]
-            return sent, list(getattr(self.family, "shown", {}).values())
+            return sent, [value for key, value in shown.items() if key not in before]
 
         found = world().all(drawn)
         if demand.progress.phase == "train" and (meet := getattr(self.family, "meet", None)) is not None:
             world().all(lambda: meet(samples, [one for _, shown in found for one in shown]))
+        shown |= {(owner, medium.sha256): (owner, medium) for _, new in found for owner, medium in new}
         rows = [iter(part) for part, _ in found]
         return [
             [

@@ -3,16 +3,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from triune.core.errors import RecipeError, StorageError
+from triune.core.sample import Media
+from triune.core.verdict import Seen
 from triune.monitor.metric import Metric, scalar
 from triune.monitor.monitor import Monitor
 from triune.monitor.sinks import RolloutSink, Speaking
 from triune.monitor.source import rollout_metrics
 from triune.monitor.store import Store
 
-from .making import group, make_sample, make_scored
+from .making import group, make_sample, make_scored, picture
 
 
 class Recorder:
@@ -138,3 +141,32 @@ def test_samples_of_two_tasks(tmp_path: Path) -> None:
         monitor.log_step(1, "train", [*group([1.0, 1.0]), *group([0.0, 1.0], make_sample(source="ocr/word"))])
         assert monitor.store.latest("correct", by=("task",))["ocr",].mean == 0.5
         assert monitor.store.latest("correct", by=())[()].mean == 0.75
+
+
+def test_what_is_needed_to_look_at_a_rollout_is_kept_with_it(tmp_path: Path) -> None:
+    drawn, other = Media.from_image(picture(7)), Media.from_image(picture(8))
+    seen = Seen(sha256=drawn.sha256, original=drawn.size, processed=drawn.size)
+    spelt: list[list[int]] = []
+
+    def spell(ids: Sequence[int]) -> list[str]:
+        spelt.append(list(ids))
+        return [f"<{id}>" for id in ids]
+
+    with Monitor(tmp_path) as monitor:
+        monitor.spell = spell
+        first = make_scored(tokens=2, outcome={"media": (seen,)})  # tokens 0 to 11
+        monitor.log_step(1, "train", [first], advantages=[np.float32([0.5, 1.5])], shown=[drawn, other])
+        monitor.log_step(2, "train", [make_scored(tokens=4)])
+        monitor.log_step(3, "train", [make_scored(tokens=4)])
+        store = monitor.store
+        assert spelt == [list(range(12)), [12, 13]]  # each once
+        assert store.pieces([3, 13, 99]) == {3: "<3>", 13: "<13>"}
+        assert store.media(drawn.sha256) is not None
+        assert store.media(other.sha256) is None
+        (row,) = store.rollouts("train", 1)
+        assert row.advantage == 1.0
+        assert row.token_advantage is not None
+        assert row.token_advantage.tolist() == [0.5, 1.5]
+        sample = store.sample(row.sample_sha)
+        assert sample is not None
+        assert sample.truth == first.sample.truth

@@ -16,7 +16,7 @@ from triune.core.trajectory import Trajectory
 from triune.core.verdict import Component, RewardEvent, Verdict
 from triune.monitor.metric import Scored
 from triune.testing.table import TableFamily, batch_of, recipe, scored, trajectory
-from triune.train.batching import Budget, rewards, split
+from triune.train.batching import Budget, per_decision, rewards, split
 from triune.train.learner import Learner
 from triune.train.update import Report
 
@@ -397,3 +397,18 @@ def test_who_abstains_has_no_reward_and_an_empty_rollout_has_one() -> None:
     _, out = batch_of([trajectory([1], id="a"), trajectory([], id="b")], [None, 0.5])
     assert out.total.isnan().tolist() == [True, False]
     assert out.placed.tolist() == [0.0]
+
+
+def test_a_report_has_the_credit_of_each_decision_where_they_differ() -> None:
+    family, plan = TableFamily(), recipe()
+    rows = [
+        scored(trajectory(ids, id=str(n), group="a", family=family), float(n))
+        for n, ids in enumerate(([3, 4], [4, 4, 3]))
+    ]
+    report = Learner(family, plan, exact=True).step(lambda: rows, plan, FIRST)
+    assert report.credit == report.advantages
+    batch = family.pack([one.trajectory for one in rows])
+    found = per_decision(batch, torch.tensor([1.0, 1.0, 2.0, 2.0, 5.0]))
+    assert found[0] is None
+    assert found[1] is not None
+    assert found[1].tolist() == [2.0, 2.0, 5.0]

@@ -19,6 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 from triune.core.base import Frozen
 from triune.core.registry import Registry
 from triune.monitor.metric import Metric, Scored
+from triune.monitor.rollouts import Advantage
 from triune.monitor.store import Event
 
 
@@ -61,7 +62,7 @@ class RolloutSink(Sink, Protocol):
         phase: str,
         metrics: Sequence[Metric],
         kept: Sequence[Scored],
-        advantages: Sequence[float | None],
+        advantages: Sequence[Advantage | None],
         events: Sequence[Event],
     ) -> None:
         """Called in place of `log`, with the rollouts that the recipe has kept, one advantage for each (None where none was

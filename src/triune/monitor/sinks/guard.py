@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from triune.monitor.metric import Metric, Scored, scalar
+from triune.monitor.rollouts import Advantage
 from triune.monitor.sinks import SINKS, Options, Picking, Rewindable, RolloutSink, Run, Sink, Speaking
 from triune.monitor.store import Event
 
@@ -49,7 +50,7 @@ class Guard:
         phase: str,
         metrics: Sequence[Metric],
         kept: Sequence[Scored],
-        advantages: Sequence[float | None],
+        advantages: Sequence[Advantage | None],
         events: Sequence[Event],
     ) -> None:
         sink = self._sink

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from triune.core.media import Media
 from triune.monitor.metric import Metric, Scored
-from triune.monitor.rollouts import Rollout
+from triune.monitor.rollouts import Advantage, Rollout
+from triune.monitor.shown import samples_of
 from triune.monitor.sinks import SINKS, Options, Run
 from triune.monitor.store import Event, Store
 
@@ -23,6 +25,11 @@ class StoreSink:
 
     def __init__(self, run: Run) -> None:
         self.store = Store(run.run_dir)
+        self._besides: tuple[Sequence[Media], Mapping[int, str]] = ((), {})
+
+    def take(self, pictures: Sequence[Media], pieces: Mapping[int, str]) -> None:
+        """Pictures and token texts that the next step's rollouts need besides their samples."""
+        self._besides = (pictures, pieces)
 
     def log(self, step: int, phase: str, metrics: Sequence[Metric]) -> None:
         self.store.log_step(step, phase, metrics)
@@ -33,9 +40,11 @@ class StoreSink:
         phase: str,
         metrics: Sequence[Metric],
         kept: Sequence[Scored],
-        advantages: Sequence[float | None],
+        advantages: Sequence[Advantage | None],
         events: Sequence[Event],
     ) -> None:
+        samples = samples_of(kept)
+        (pictures, pieces), self._besides = self._besides, ((), {})
         self.store.log_step(
             step,
             phase,
@@ -44,8 +53,10 @@ class StoreSink:
                 Rollout.of(step, phase, one, advantage)
                 for one, advantage in zip(kept, advantages, strict=True)
             ],
-            media=(medium for one in kept for medium in one.sample.media),
+            media=[*(medium for sample in samples for medium in sample.media), *pictures],
             events=events,
+            samples=samples,
+            pieces=pieces,
         )
 
     def rewind(self, step: int) -> None:
