@@ -319,6 +319,9 @@ class Stuck:
         self.told.wait(30)
         raise ConnectionError
 
+    def repeated(self) -> int:
+        return 1
+
     def close(self) -> None: ...
 
 

@@ -100,7 +100,7 @@ class Recipe(Frozen):
     algo: AlgoOptions = Field(description="how credit is given and what is minimised")
     train: TrainSpec
     judge: JudgeSpec = JudgeSpec()
-    monitor: MonitorSpec = MonitorSpec()
+    monitor: MonitorSpec = Field(default_factory=MonitorSpec)
     stages: tuple[Stage, ...] = Field(
         (), description="overrides over time; after the last one the recipe as it is"
     )

@@ -91,6 +91,14 @@ class Speaking(Protocol):
     def say(self, message: str) -> None: ...
 
 
+@runtime_checkable
+class Repeating(Protocol):
+    """A sink that cannot replace a step that comes again, and so has it twice."""
+
+    def repeated(self) -> int:
+        """How many such steps since this was asked last."""
+
+
 class Options(Frozen):
     """What a recipe may say of a sink; it is opened when the run starts.
 

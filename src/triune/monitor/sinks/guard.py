@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 
 from triune.monitor.metric import Metric, Scored, scalar
 from triune.monitor.rollouts import Advantage
-from triune.monitor.sinks import SINKS, Options, Picking, Rewindable, RolloutSink, Run, Sink, Speaking
+from triune.monitor.sinks import (
+    SINKS,
+    Options,
+    Picking,
+    Repeating,
+    Rewindable,
+    RolloutSink,
+    Run,
+    Sink,
+    Speaking,
+)
 from triune.monitor.store import Event
 
 QUEUED = 32
@@ -116,14 +126,20 @@ class Guard:
         return done.wait(timeout)
 
     def metrics(self) -> Iterator[Metric]:
-        """`sinks/failed` and `sinks/dropped`: calls since this was asked last; nothing where there were none."""
+        """`sinks/failed` and `sinks/dropped`: calls since this was asked last, and `sinks/repeated`: steps that are there twice.
+        Nothing where there were none."""
+        repeated = self._sink.repeated() if isinstance(self._sink, Repeating) else 0
         with self._lock:
             failed, self._failed = self._failed, 0
             dropped, self._dropped = self._dropped, 0
+            if repeated:
+                self._tell("repeated", f"sink {self.name} cannot take steps back: some are there twice")
         if failed:
             yield scalar("sinks/failed", failed, sink=self.name)
         if dropped:
             yield scalar("sinks/dropped", dropped, sink=self.name)
+        if repeated:
+            yield scalar("sinks/repeated", repeated, sink=self.name)
 
     def news(self) -> list[str]:
         """What is to be said since this was asked last: each failure once in the words in which it first came."""
