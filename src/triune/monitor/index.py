@@ -98,6 +98,33 @@ class Page:
     problems: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class PassRates:
+    """How hard a source's prompts are for the policy: groups by how many of their rollouts were right, as {(right, judged):
+    number of groups}, and of how many different samples they are. Only what the policy itself drew counts."""
+
+    samples: int
+    groups: Mapping[tuple[int, int], int]
+
+
+def pass_rates(db: sqlite3.Connection, phase: str) -> dict[str, PassRates]:
+    """By source; a group of which nothing could be judged is left out."""
+    drawn = (
+        "FROM rollout_index AS r JOIN samples ON samples.id = r.sample WHERE phase = ? AND component IS NULL"
+    )
+    groups: dict[str, dict[tuple[int, int], int]] = {}
+    for source, right, judged, count in db.execute(
+        f"""SELECT source, "right", judged, count(*) FROM
+            (SELECT source, sum(correct) AS "right", count(correct) AS judged {drawn}
+             GROUP BY step, sample, coalesce("group", name))
+            WHERE judged GROUP BY 1, 2, 3""",
+        (phase,),
+    ):
+        groups.setdefault(source, {})[right, judged] = count
+    samples = dict(db.execute(f"SELECT source, count(DISTINCT sample) {drawn} GROUP BY source", (phase,)))
+    return {source: PassRates(samples[source], found) for source, found in sorted(groups.items())}
+
+
 def insert(db: sqlite3.Connection, step: int, phase: str, rollouts: Sequence[Rollout]) -> None:
     """Adds the rollouts of a step, in their order."""
     known: dict[tuple[str, ...], int] = {}

@@ -24,19 +24,21 @@ class Curve:
     signs: bool = False
     but: frozenset[str] = frozenset()
 
-    def read(self, store: Store, where: Mapping[str, str] | None = None) -> Iterator[tuple[str, list[Point]]]:
-        """(name, points) of each curve that there is."""
+    def read(
+        self, store: Store, where: Mapping[str, str] | None = None, points: int | None = None
+    ) -> Iterator[tuple[str, list[Point]]]:
+        """(name, points) of each curve that there is; `points` as in `Store.series`."""
         start = self.metric.removesuffix("*")
         names = [self.metric]
         if start != self.metric:
             names = [name for name in store.names() if name.startswith(start)]
         keys = (self.by,) if self.by else ()
         for name in names:
-            for key, points in sorted(store.series(name, by=keys, where=where).items()):
+            for key, found in sorted(store.series(name, by=keys, where=where, points=points).items()):
                 words = (self.label or name.removeprefix(start), *(part or "all" for part in key))
-                if set(key) & self.but or (self.signs and not any(point.mean for point in points)):
+                if set(key) & self.but or (self.signs and not any(point.mean for point in found)):
                     continue
-                yield " ".join(words[1:] if key and not self.label else words), points
+                yield " ".join(words[1:] if key and not self.label else words), found
 
     def value(self, point: Point) -> float:
         return point.mean * point.count if self.stat == "sum" else getattr(point, self.stat)

@@ -264,6 +264,13 @@ class Store:
             with self._reading():
                 return index.find(self._db, self._shards, query)
 
+    def pass_rates(self, phase: str = "train") -> dict[str, index.PassRates]:
+        """By source, over the whole run, of the rollouts that are kept."""
+        with naming(self._path, reading=True):
+            self._index()
+            with self._reading():
+                return index.pass_rates(self._db, phase)
+
     def sample(self, sha: str) -> Sample | None:
         """The whole sample of a `Rollout.sample_sha`; None if it was not kept. Its pictures are those of this run: to read
         one that is gone raises DataError."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -45,6 +46,7 @@ def create_app(root: Path | str) -> FastAPI:
         title="Triune dashboard", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     app.state.runs = runs
+    app.state.ending = threading.Event()  # set when the server is about to end: pages that listen are let go
 
     @app.middleware("http")
     async def guarded(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import webbrowser
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 from rich.console import Console
@@ -49,9 +50,15 @@ def dash(
         )
         if open:
             webbrowser.open(address)
-        # An open page holds a connection for word of changes: it must not keep the server from ending.
-        config = uvicorn.Config(create_app(runs), log_level="warning", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run(sockets=[listening])
+        app = create_app(runs)
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                # An open page holds a connection for word of changes: it must not keep the server from ending.
+                app.state.ending.set()
+                super().handle_exit(sig, frame)
+
+        Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listening])
     return 0
 
 

@@ -66,9 +66,7 @@ def series(
     """A metric over steps, one curve for each combination of the labels in `by` (default: source; '' for none)."""
     labels = ["source"] if by is None else [label for label in by if label]
     kept = dict(one.split("=", 1) for one in where or () if "=" in one)
-    found = store.series(name, phase=phase, by=labels, where=kept)
-    low, high = since if since is not None else -1, until if until is not None else 2**63
-    found = {key: [point for point in curve if low <= point.step <= high] for key, curve in found.items()}
+    found = store.series(name, phase=phase, by=labels, where=kept, since=since, until=until, points=points)
     return {"name": name, "phase": phase, "by": labels, "curves": curves(found, labels)}
 
 
@@ -111,7 +109,7 @@ def thumbnail(file: Path, side: int) -> bytes | None:
 async def live(request: Request, runs: AllRuns, run: str = "") -> AsyncIterator[ServerSentEvent]:
     """Server-sent events `change`: when something was written to a run or, without a name, to any of them."""
     before = None
-    while not await request.is_disconnected():
+    while not (request.app.state.ending.is_set() or await request.is_disconnected()):
         now = await asyncio.to_thread(_state, runs, run)
         if now != before:
             before = now

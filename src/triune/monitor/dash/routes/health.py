@@ -9,6 +9,9 @@ from triune.monitor.panels import HEALTH, LAYERS
 
 router = APIRouter()
 
+MOST = 400
+"""Points of a curve: a chart is some 300 pixels wide."""
+
 
 @router.get("/api/health")
 def health(store: OneStore, source: str = "") -> Json:
@@ -25,7 +28,7 @@ def health(store: OneStore, source: str = "") -> Json:
                 "nonfinite": [point.nonfinite for point in points],
             }
             for curve in panel.curves
-            for label, points in curve.read(store, where)
+            for label, points in curve.read(store, where, MOST)
         ]
         if curves:
             found.append({"title": panel.title, "note": panel.note, "scale": panel.scale, "curves": curves})
@@ -41,7 +44,7 @@ def _layers(store: OneStore) -> list[Json]:
             "mean": numbers(point.mean for point in points),
             "last": number(points[-1].mean),
         }
-        for label, points in LAYERS.read(store)
+        for label, points in LAYERS.read(store, points=MOST)
     ]
     return sorted(rows, key=lambda row: _depth(str(row["layer"])))
 

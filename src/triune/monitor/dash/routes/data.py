@@ -1,0 +1,118 @@
+"""What the run is fed with: counts and pass rates per source, what was left out and why, and the pictures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from triune.monitor.dash.reading import Json, OneStore
+from triune.monitor.index import PassRates
+from triune.monitor.index import Query as Search
+from triune.monitor.store import Store
+
+router = APIRouter()
+
+BINS = 10
+"""Between the two that matter most: prompts that are never solved, and those that always are."""
+LEFT_OUT = (
+    ("dropped/reason", "reason", "rollouts left out of the loss or the baseline"),
+    ("rows_skipped", "", "rows that cannot be used"),
+    ("dynamic_sampling/dropped", "reason", "groups without a signal"),
+    ("difficulty/skipped", "reason", "prompts passed over by their difficulty"),
+    ("replay/not_stored", "reason", "successes that cannot be replayed"),
+    ("replay/evicted", "reason", "successes forgotten"),
+    ("demonstrations/missing", "component", "samples without a demonstration"),
+    ("rollouts/unkept", "reason", "rollouts that were trained on and not kept on disk"),
+)
+"""Metrics that count what does not reach the loss or the disk, the label that says why, and what they count."""
+
+
+@router.get("/api/data")
+def data(store: OneStore) -> Json:
+    """Per source: rollouts, groups, samples seen, the histogram of pass rates; and everything that was left out."""
+    rollouts = _totals(store, "dropped/loss", counted=True)
+    rates = store.pass_rates()
+    whole = sum(rollouts.values())
+    sources = []
+    for (name, task), drawn in sorted(rollouts.items(), key=lambda item: (item[0][1], item[0][0])):
+        found = rates.get(name, PassRates(0, {}))
+        passed = [(right / judged, count) for (right, judged), count in found.groups.items()]
+        groups = sum(count for _, count in passed)
+        sources.append(
+            {
+                "name": name,
+                "task": task,
+                "rollouts": drawn,
+                "share": drawn / whole if whole else None,
+                "groups": groups,
+                "samples": found.samples,
+                "mean": sum(rate * count for rate, count in passed) / groups if groups else None,
+                "bins": _histogram(passed),
+            }
+        )
+    return {"sources": sources, "left_out": _left_out(store)}
+
+
+@router.get("/api/pictures")
+def pictures(
+    store: OneStore,
+    source: str = "",
+    limit: Annotated[int, Query(ge=1, le=200)] = 48,
+    after: str | None = None,
+) -> Json:
+    """A contact sheet: the newest samples of a source, each once, with their pictures and how they went."""
+    chosen: dict[str, Json] = {}
+    while len(chosen) < limit:
+        page = store.find(Search(phase=None, sources=(source,) if source else (), limit=500, after=after))
+        for row in page.rows:
+            if len(chosen) < limit or row.sample in chosen:
+                one = chosen.setdefault(
+                    row.sample,
+                    {"sample": row.sample, "source": row.source, "step": row.step, "phase": row.phase,
+                     "sha": row.sample_sha, "right": 0, "n": 0},
+                )  # fmt: skip
+                one["n"] += 1
+                one["right"] += bool(row.correct)
+        after = page.next
+        if after is None:
+            break
+    for one in chosen.values():
+        sample = store.sample(one.pop("sha"))
+        one["media"] = [] if sample is None else [m.sha256 for m in sample.media if m.kind == "image"]
+    return {"samples": list(chosen.values()), "next": after}
+
+
+def _totals(store: Store, name: str, *labels: str, counted: bool = False) -> dict[tuple[str, ...], float]:
+    """Sum over the run by source, task and `labels`: of the values, or of how many there are."""
+    found = store.series(name, by=("source", "task", *labels), points=1)
+    return {
+        key: sum(point.count * (1 if counted else point.mean) for point in points if point.count)
+        for key, points in found.items()
+    }
+
+
+def _left_out(store: Store) -> list[Json]:
+    rows = []
+    for name, label, what in LEFT_OUT:
+        if name == "rows_skipped":  # counts all so far
+            totals = {(s, "", ""): point.max for (s,), point in store.latest(name).items()}
+        else:
+            totals = {(key[0], key[2], key[1]): total for key, total in _totals(store, name, label).items()}
+        rows += [
+            {"what": what, "source": source, "reason": reason, "count": round(count)}
+            for (source, reason, _), count in totals.items()
+            if round(count)
+        ]
+    return sorted(rows, key=lambda row: (row["what"], -row["count"]))
+
+
+def _histogram(passed: Sequence[tuple[float, int]]) -> list[Json]:
+    """Never, ten equal bins between, always. `passed`: (rate, groups)."""
+    counts: dict[int, int] = defaultdict(int)
+    for rate, groups in passed:
+        counts[0 if rate <= 0 else BINS + 1 if rate >= 1 else 1 + min(int(rate * BINS), BINS - 1)] += groups
+    labels = ["0", *(f"{n / BINS:g}–{(n + 1) / BINS:g}" for n in range(BINS)), "1"]
+    return [{"label": label, "count": counts[n]} for n, label in enumerate(labels)]
