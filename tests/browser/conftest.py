@@ -63,6 +63,13 @@ def dash(trained: Path) -> Iterator[Dash]:
         yield running
 
 
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Dash]:
+    """A dashboard of a folder in which there is no run yet. To be asked for before `page`, which must end first."""
+    with serving(tmp_path) as running:
+        yield running
+
+
 class serving:  # noqa: N801  (used as a function)
     """`with serving(root) as dash`: the command itself, in a process of its own."""
 

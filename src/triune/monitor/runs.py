@@ -6,8 +6,8 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +25,9 @@ MAX_TAGS, MAX_TAG_LENGTH = 50, 60
 MAX_NAME, MAX_PART = 1000, 255
 _DEEPEST = 4  # folders below the root in which runs are looked for
 _IDLE_READERS = 4  # per run; opening one costs a millisecond, and much more for a store of an older version
+_Loader: type[Any] = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # of a list of runs, reading recipes is most of the work
 _ROOT_NAME = "."
 """The name of the root itself, where that is a run."""
 
@@ -35,10 +38,11 @@ class UnknownRun(StorageError):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run under its name, which is its path below the folder of runs."""
+    """One run under its name, which is its path below the folder of runs. `locks`: those of the machine, if they were read."""
 
     name: str
     path: Path
+    locks: Mapping[str, int] | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
@@ -48,7 +52,7 @@ class RunFolder:
             return {}
         try:
             with naming(file, reading=True):
-                found = yaml.safe_load(file.read_text(encoding="utf-8"))
+                found = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise StorageError(f"{file}: {error}") from error
         return found if isinstance(found, dict) else {}
@@ -68,7 +72,7 @@ class RunFolder:
     @property
     def live(self) -> bool:
         """A process is writing it now."""
-        return writer_of(self.path) is not None
+        return writer_of(self.path, self.locks) is not None
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -88,13 +92,19 @@ class RunFolder:
 
     @property
     def stamp(self) -> str:
-        """Changes whenever something was committed; costs two `stat`s, so it can be asked for often."""
+        """Changes whenever something was committed; costs four `stat`s, so it can be asked for often."""
         said = []
-        for name in (METRICS_FILE, METRICS_FILE + "-wal", TAGS_FILE):
+        for name in (METRICS_FILE, METRICS_FILE + "-wal", TAGS_FILE, RECIPE_FILE):
             with contextlib.suppress(OSError):
                 found = (self.path / name).stat()
-                said.append(f"{found.st_ino:x}.{found.st_mtime_ns:x}.{found.st_size:x}")
+                if found.st_size:  # a reader leaves an empty log
+                    said.append(f"{found.st_ino:x}.{found.st_mtime_ns:x}.{found.st_size:x}")
         return "-".join(said)
+
+    @property
+    def news(self) -> str:
+        """The stamp, and whether it is live: changes with whatever a list of runs shows."""
+        return f"{self.stamp}{'+' if self.live else ''}"
 
 
 class Runs:
@@ -119,8 +129,11 @@ class Runs:
             inner[:] = sorted(name for name in inner if not name.startswith("."))
         return [name for _, name in sorted(found, key=lambda one: (-one[0], one[1]))]
 
-    def open(self, name: str) -> RunFolder:
-        """Raises UnknownRun for what is no run under the root: `../`, absolute paths and links that lead out as well."""
+    def open(self, name: str, locks: Mapping[str, int] | None = None) -> RunFolder:
+        """Raises UnknownRun for what is no run under the root: `../`, absolute paths and links that lead out as well.
+
+        `locks` of the machine (`held_locks`), for who opens many at once.
+        """
         parts = PurePosixPath(name).parts
         usual = parts and name == "/".join(parts) and ".." not in parts and not set(name) & set("\\\0:")
         if name != _ROOT_NAME and not (
@@ -131,7 +144,7 @@ class Runs:
         path = root.joinpath(*parts)
         if not path.resolve().is_relative_to(root) or not (path / METRICS_FILE).is_file():
             raise UnknownRun(f"there is no run {name!r} under {self.root}: {nearest(name, self.names())}")
-        return RunFolder(name, path)
+        return RunFolder(name, path, locks)
 
     @contextlib.contextmanager
     def reading(self, name: str) -> Iterator[Store]:
@@ -166,7 +179,14 @@ class Runs:
             store.close()
 
 
-def writer_of(run_dir: Path) -> int | None:
+def held_locks() -> dict[str, int]:
+    """The process that holds each locked file's inode. Raises OSError where the system does not say (it is not Linux)."""
+    # "1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 0 EOF": process, then device and inode
+    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    return {f[5].rpartition(":")[2]: int(f[4]) for f in held if len(f) > 5 and f[3] == "WRITE"}
+
+
+def writer_of(run_dir: Path, locks: Mapping[str, int] | None = None) -> int | None:
     """The process that writes a run, None if there is none.
 
     The lock itself is neither tried nor opened: closing it again would take it from a writer in this very process.
@@ -176,11 +196,7 @@ def writer_of(run_dir: Path) -> int | None:
     lock = run_dir / "writer.lock"
     try:
         inode = str(lock.stat().st_ino)
-        # Linux: "1: POSIX  ADVISORY  WRITE 1234 fe:00:5678 0 EOF", process and device:inode
-        held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-        return next(
-            (int(f[4]) for f in held if len(f) > 5 and f[3] == "WRITE" and f[5].endswith(f":{inode}")), None
-        )
+        return (held_locks() if locks is None else locks).get(inode)
     except (OSError, ValueError):
         pass
     try:

@@ -21,6 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from triune.core.errors import TriuneError
 from triune.monitor.dash import routes
+from triune.monitor.dash.reading import Memo
 from triune.monitor.runs import Runs, UnknownRun
 
 STATIC = Path(__file__).parent / "static"
@@ -45,7 +46,7 @@ def create_app(root: Path | str) -> FastAPI:
     app = FastAPI(
         title="Triune dashboard", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    app.state.runs = runs
+    app.state.runs, app.state.memo = runs, Memo()
     app.state.ending = threading.Event()  # set when the server is about to end: pages that listen are let go
 
     @app.middleware("http")

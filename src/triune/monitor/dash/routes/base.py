@@ -15,7 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from PIL import Image
 
 from triune.core.errors import TriuneError
-from triune.monitor.dash.reading import AllRuns, Json, OneRun, OneStore, curves
+from triune.monitor.dash.reading import AllRuns, Json, OneRun, OneStore, curves, known_locks
 from triune.monitor.runs import Runs
 
 router = APIRouter()
@@ -119,13 +119,13 @@ async def live(request: Request, runs: AllRuns, run: str = "") -> AsyncIterator[
 
 def _state(runs: Runs, name: str) -> Json:
     if not name:
-        stamps = {}
+        stamps, locks = {}, known_locks()
         for found in runs.names():
             try:
-                folder = runs.open(found)
+                folder = runs.open(found, locks)
             except TriuneError:  # gone meanwhile
                 continue
-            stamps[found] = f"{folder.stamp}{'+' if folder.live else ''}"
+            stamps[found] = folder.news
         return {"runs": stamps}
     try:
         folder = runs.open(name)

@@ -21,6 +21,7 @@ const KEYS = [
   ["← →, Home, End", "along a curve; Enter shows its rollouts"], ["↑ ↓", "between the curves of a chart"],
   ["+, −, 0", "closer, wider, and the whole run, in a chart; so does dragging"],
 ];
+const TYPED = "input:not([type=checkbox], [type=range]), select, textarea, dialog"; // where a letter is a letter
 
 const content = document.getElementById("content");
 const chooser = document.getElementById("run");
@@ -140,6 +141,7 @@ function offer(names) {
   const chosen = state().run || chooser.value;
   put(chooser, names.map((name) => h("option", { value: name }, name)));
   if (names.includes(chosen)) chooser.value = chosen;
+  navigation(state());
 }
 
 function themed() {
@@ -166,7 +168,7 @@ function help() {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest(TYPED)) return;
   const view = VIEWS.find((one) => one.key === event.key);
   if (view) location.hash = target(view, state());
   else if (event.key === "t") turnTheme();
