@@ -19,6 +19,7 @@ from .conftest import Dash, serving, shown
 def test_counts_and_pass_rates_are_those_of_the_rollouts(page: Page, dash: Dash) -> None:
     with Store(dash.root / "first", readonly=True) as store:
         rows = store.find(Query(limit=10_000)).rows
+    assert len(rows) == 4 * 8 * 4
     groups: dict[str, dict[tuple[int, str], list[bool]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         groups[row.source][row.step, row.group].append(bool(row.correct))
