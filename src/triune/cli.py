@@ -112,7 +112,10 @@ def evaluate(
     ] = None,
     json: Annotated[Path | None, arg(help="write the figures here")] = None,
     predictions: Annotated[Path | None, arg(help="write every answer here, as JSON Lines")] = None,
-    blind: Annotated[bool, arg(help="grey pictures: what is left is not seen but guessed")] = False,
+    probe: Annotated[
+        str, arg(help="ask again with other pictures, and show the drop: blind, swapped, halved")
+    ] = "",
+    blind: Annotated[bool, arg(help="short for --probe blind")] = False,
     seed: Annotated[int | None, arg(help="of a recipe's held-out samples; default: the recipe's")] = None,
     samples: Annotated[int | None, arg(help="at most so many of each source")] = None,
 ) -> int:
@@ -124,25 +127,30 @@ def evaluate(
     from triune.evaluation import predictions as saved
     from triune.evaluation import run
 
+    if blind and probe not in ("", "blind"):
+        raise RecipeError(f"--blind is --probe blind; with --probe {probe}, leave it out")
+    probe = "blind" if blind else probe
     files, overrides = [s for s in suites if "=" not in s], [s for s in suites if "=" in s]
     if len(files) > 1 or (files and task):
         raise RecipeError(
             f"one file of suites, or --task; got {', '.join(files)}{' and --task' if task else ''}"
         )
     if rescore is not None:
-        if model or suites or task:
-            raise RecipeError("--from needs no model and no suite: saved predictions say how they are scored")
+        if model or suites or task or probe:
+            raise RecipeError(
+                "--from needs no model, suite or probe: saved predictions say how they are scored"
+            )
         report, changed = run.rescore(saved.load(rescore))
     elif not model:
         raise RecipeError("name a model to evaluate, or saved predictions with --from")
     elif files or task:
         chosen = run.Evaluation.of(files[0] if files else None, overrides, task, data, images, export)
-        report, changed = run.evaluate_suites(model, chosen, samples=samples, blind=blind, say=_say), 0
+        report, changed = run.evaluate_suites(model, chosen, samples=samples, probe=probe, say=_say), 0
     elif overrides or data:
         raise RecipeError("what shall the model be asked? Give --task (with --data), or a file of suites")
     else:
         folder = run.newest(Path(model))
-        report, changed = run.evaluate_heldout(folder, blind=blind, seed=seed, samples=samples), 0
+        report, changed = run.evaluate_heldout(folder, probe=probe, seed=seed, samples=samples), 0
     _report(report, json, predictions)
     if rescore is not None:
         different = f"{changed} of {len(report.rows)} verdicts differ from the saved ones"
@@ -158,7 +166,7 @@ def _report(report: Report, json: Path | None, predictions: Path | None) -> None
     kinds = {source: suite.kind for source, suite in report.suites.items()}
     for kind in dict.fromkeys(kinds.values()):
         sources = [source for source in figures if kinds[source] == kind]
-        shown = [*COUNTS, *report.suites[sources[0]].shown]
+        shown = [*COUNTS, *report.suites[sources[0]].shown, *DROPS]
         names = [name for name in shown if any(name in figures[source] for source in sources)]
         table = _table("source", *names)
         for source in sources:
@@ -185,6 +193,8 @@ def _report(report: Report, json: Path | None, predictions: Path | None) -> None
 
 
 COUNTS = ("n", "unparsed", "unjudged", "truncated")
+DROPS = ("seen", "drop", "unpaired")
+"""Of a probe: accuracy on the same samples as they were, and how much of it is gone."""
 
 
 def _mean(name: str, numbers: Sequence[Number | None]) -> str:
@@ -192,7 +202,7 @@ def _mean(name: str, numbers: Sequence[Number | None]) -> str:
     values = [number.value for number in numbers if number is not None and number.value is not None]
     if not values:
         return "-"
-    return f"{sum(values):g}" if name in COUNTS else f"{sum(values) / len(values):.3f}"
+    return f"{sum(values):g}" if name in (*COUNTS, "unpaired") else f"{sum(values) / len(values):.3f}"
 
 
 def _say(text: str) -> None:

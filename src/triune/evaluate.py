@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
-from triune.core.sample import Media, Sample
+from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.evaluation.predictions import END
+from triune.evaluation.probes import Probed, look
 from triune.monitor.metric import Scored
 from triune.policy.family import Family
 from triune.rollout.generator import Demand, Episode, Generator
@@ -20,12 +19,6 @@ from triune.verify.judge import Judge
 GREEDY = SamplingRule(temperature=0.0)
 
 
-def blinded(sample: Sample) -> Sample:
-    """The same sample with every picture replaced by uniform grey of the same size."""
-    media = tuple(Media.from_image(Image.new("RGB", m.size, (127, 127, 127))) for m in sample.media)
-    return sample.model_copy(update={"media": media})
-
-
 def respond(
     family: Family,
     generator: Generator,
@@ -33,13 +26,12 @@ def respond(
     *,
     progress: Progress = END,
     version: int = 0,
-    blind: bool = False,
     batch: int = 512,
 ) -> Iterator[Episode]:
     """One greedy answer per sample, in order, `batch` samples at a time."""
     demand = Demand(1, GREEDY, 0, version, progress)
     for start in range(0, len(samples), batch):
-        part = [blinded(s) if blind else s for s in samples[start : start + batch]]
+        part = samples[start : start + batch]
         family.begin_step(part)
         for row in generator.generate(part, demand):
             yield row[0]
@@ -49,20 +41,25 @@ def answer(
     family: Family,
     generator: Generator,
     judge: Judge,
-    samples: Sequence[Sample],
+    samples: Sequence[Sample] | Probed,
     *,
     progress: Progress = END,
     version: int = 0,
-    blind: bool = False,
     batch: int = 512,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Scored]:
-    """One greedy answer per sample, judged, in order. `on_batch` is called with the number done."""
+    """One greedy answer per sample, judged, in order. Samples that a probe changed are judged as they were before, so that
+    a verifier which looks at the picture looks at the real one. `on_batch` is called with the number done."""
+    probed = samples if isinstance(samples, Probed) else Probed(samples, samples)
     scored: list[Scored] = []
-    for start in range(0, len(samples), batch):
-        part = samples[start : start + batch]
-        episodes = list(respond(family, generator, part, progress=progress, version=version, blind=blind))
-        verdicts = judge.judge_many([(e.sample, (e.outcome,)) for e in episodes], progress)
+    for start in range(0, len(probed.samples), batch):
+        part, real = (held[start : start + batch] for held in (probed.samples, probed.originals))
+        episodes = list(respond(family, generator, part, progress=progress, version=version))
+        asked = [
+            (r if e.sample is s else e.sample, (e.outcome,))
+            for e, s, r in zip(episodes, part, real, strict=True)
+        ]
+        verdicts = judge.judge_many(asked, progress)
         scored += [
             Scored(e.sample, e.trajectory, e.outcome, v[0]) for e, v in zip(episodes, verdicts, strict=True)
         ]
@@ -78,25 +75,31 @@ def accuracy(one: Scored) -> float:
 
 
 def answer_heldout(
-    checkpoint: Path, *, blind: bool = False, seed: int | None = None, samples: int | None = None
-) -> dict[str, list[Scored]]:
-    """A checkpoint's answers to the recipe's held-out samples of any seed, by source."""
+    checkpoint: Path, *, probe: str = "", seed: int | None = None, samples: int | None = None
+) -> tuple[list[Scored], list[Scored], Probed]:
+    """A checkpoint's answers to the recipe's held-out samples of any seed, by source: as they are, and as a probe shows them
+    (without one, no second answers)."""
     from triune.data.mixture import heldout
     from triune.train.checkpoint import policy
 
     recipe, family = policy(checkpoint)
     generator: Generator = recipe.rollout.build(family)  # type: ignore[attr-defined]
     with build_judge(recipe.judge) as judge:
-        return {
-            source: answer(family, generator, judge, chosen, blind=blind)
-            for source, chosen in heldout(recipe, seed, samples).items()
-        }
+        chosen = [sample for many in heldout(recipe, seed, samples).values() for sample in many]
+        probed = look(probe, chosen)
+        seen = answer(family, generator, judge, chosen)
+        return seen, answer(family, generator, judge, probed) if probe else [], probed
 
 
 def evaluate(
-    checkpoint: Path, *, blind: bool = False, seed: int | None = None, samples: int | None = None
+    checkpoint: Path, *, probe: str = "", seed: int | None = None, samples: int | None = None
 ) -> dict[str, dict[str, float]]:
-    """Scores a checkpoint of a run on the recipe's held-out samples of any seed: {source: {accuracy, correct, n}}."""
+    """Scores a checkpoint of a run on the recipe's held-out samples of any seed, as a probe shows them or as they are:
+    {source: {accuracy, correct, unjudged, n}}."""
+    seen, probed, _ = answer_heldout(checkpoint, probe=probe, seed=seed, samples=samples)
+    by_source: dict[str, list[Scored]] = {}
+    for one in probed if probe else seen:
+        by_source.setdefault(one.sample.source, []).append(one)
     return {
         source: {
             "accuracy": sum(map(accuracy, done)) / len(done),
@@ -104,5 +107,5 @@ def evaluate(
             "unjudged": sum(o.verdict.reward is None for o in done) / len(done),
             "n": len(done),
         }
-        for source, done in answer_heldout(checkpoint, blind=blind, seed=seed, samples=samples).items()
+        for source, done in by_source.items()
     }

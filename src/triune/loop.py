@@ -21,6 +21,7 @@ from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.data.mixture import Mixture, heldout
 from triune.evaluate import answer
+from triune.evaluation.probes import look
 from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
 from triune.policy.family import Family
@@ -50,6 +51,7 @@ class Loop:
         self.monitor.spell = getattr(self.family, "pieces", None)
         self.done = 0
         self.batches = 0
+        self.seen: tuple[int, Sequence[Scored]] = (-1, ())
         self.skipped: Counter[str] = Counter()
 
     # -- one step ----------------------------------------------------------------------------------------------
@@ -148,12 +150,12 @@ class Loop:
         train = self.recipe.train
         with Interrupt() as interrupt:
             if train.eval_every and not self.done:
-                self.evaluate("eval")
+                self.evaluate_all()
             while self.done < train.total_steps:
                 self.step()
                 last = self.done == train.total_steps
                 if train.eval_every and (last or self.done % train.eval_every == 0):
-                    self.evaluate("eval")
+                    self.evaluate_all()
                 due = train.checkpoint_every and self.done % train.checkpoint_every == 0
                 stopping = self.monitor.stopping
                 asked = world().any(interrupt.asked or bool(stopping))
@@ -174,10 +176,17 @@ class Loop:
         """The recipe's held-out samples, read once: every evaluation asks the same."""
         return [sample for many in heldout(self.recipe).values() for sample in many]
 
+    def evaluate_all(self) -> None:
+        """The recipe's evaluation, and each of its probes."""
+        self.evaluate("eval")
+        for probe in self.recipe.train.eval_probes:
+            self.evaluate(f"eval-{probe}", probe=probe)
+
     def evaluate(
-        self, phase: str, samples: Sequence[Sample] | None = None, *, blind: bool = False
+        self, phase: str, samples: Sequence[Sample] | None = None, *, probe: str = ""
     ) -> list[Scored]:
-        """Greedy answers to the held-out samples (or to `samples`), logged under `phase`."""
+        """Greedy answers to the held-out samples (or to `samples`), logged under `phase`; with a `probe` to these as it shows
+        them, and how far accuracy drops against the last evaluation without one, if that was of the same weights."""
         chosen = self.heldout if samples is None else samples
         if not chosen:
             raise RecipeError(
@@ -187,11 +196,17 @@ class Loop:
         progress = Progress(step=max(1, self.done), total_steps=self.recipe.train.total_steps, phase="eval")
         parts = self.family, self.generator, self.judge
         try:
-            scored = answer(*parts, chosen, progress=progress, version=self.done, blind=blind)
+            probed = look(probe, chosen)
+            scored = answer(*parts, probed, progress=progress, version=self.done)
         except DataError:
-            scored = answer(*parts, self.usable(chosen), progress=progress, version=self.done, blind=blind)
+            probed = look(probe, self.usable(chosen))
+            scored = answer(*parts, probed, progress=progress, version=self.done)
         seconds = scalar("seconds", time.monotonic() - started, phase="eval")
-        self.monitor.log_step(self.done, phase, scored, [seconds], shown=self._shown())
+        step, seen = self.seen
+        compared = probed.metrics(scored, seen if step == self.done else ()) if probe else []
+        self.monitor.log_step(self.done, phase, scored, [seconds, *compared], shown=self._shown())
+        if not probe:
+            self.seen = self.done, scored
         return scored
 
     def save(self) -> Path:

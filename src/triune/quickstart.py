@@ -151,7 +151,7 @@ def main(
         loop.run()
         trained = time.monotonic()
         after = loop.evaluate("eval-after", samples)
-        blind = loop.evaluate("eval-blind", samples, blind=True)
+        blind = loop.evaluate("eval-blind", samples, probe="blind")
         done = time.monotonic()
     seconds = {
         "setup": ready - started,

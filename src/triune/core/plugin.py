@@ -68,6 +68,23 @@ class PlugIn:
         )
 
 
+@dataclass(frozen=True)
+class Known:
+    """Validates names of plug-ins of a registry, 'module:NAME', where a field says which to use and not how."""
+
+    registry: str
+
+    def __call__(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        options = PlugIn(self.registry).options() if names else ()
+        for name in names:
+            if name not in options:
+                raise PydanticCustomError(
+                    "plugin", "unknown {what} '{name}'; {hint}",
+                    {"what": options.kind, "name": name, "hint": options.hint(name)},
+                )  # fmt: skip
+        return names
+
+
 def section_at(model: type[BaseModel], values: Any, key: Sequence[str | int]) -> type[BaseModel] | None:
     """The options class that validates the mapping at this key, plug-ins included."""
     for place, part in enumerate(key):

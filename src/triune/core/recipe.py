@@ -12,18 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, JsonValue, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from triune.core.base import Frozen
 from triune.core.dataspec import DataSpec
 from triune.core.judgespec import JudgeSpec
 from triune.core.monitorspec import MonitorSpec
-from triune.core.plugin import PlugIn
+from triune.core.plugin import Known, PlugIn
 from triune.core.schedule import Progress
 from triune.core.userfile import UserFile
 
 PolicyOptions = Annotated[BaseModel, PlugIn("triune.policy.options:POLICIES")]
 RolloutOptions = Annotated[BaseModel, PlugIn("triune.rollout.options:ROLLOUTS")]
+Probes = Annotated[tuple[str, ...], AfterValidator(Known("triune.evaluation.probes:PROBES"))]
 AlgoOptions = Annotated[BaseModel, PlugIn("triune.algo.options:ALGOS")]
 
 
@@ -58,6 +67,9 @@ class TrainSpec(Frozen):
     freeze: tuple[str, ...] = Field((), description="modules whose weights do not change")
     eval_every: int = Field(
         0, ge=0, description="steps between evaluations, besides before and after; 0: none"
+    )
+    eval_probes: Probes = Field(
+        (), description="evaluations with other pictures besides: blind, swapped, halved"
     )
     checkpoint_every: int = Field(0, ge=0, description="steps between checkpoints; 0: only at the end")
     checkpoint_keep: int = Field(0, ge=0, description="newest checkpoints that are kept; 0: all")

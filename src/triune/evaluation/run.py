@@ -25,8 +25,9 @@ from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import PolicyOptions, Recipe, RolloutOptions
 from triune.core.sample import Sample
 from triune.data.files import atomic
-from triune.evaluation.number import Number
+from triune.evaluation.number import Number, count, mean
 from triune.evaluation.predictions import Prediction, record, rejudge, write
+from triune.evaluation.probes import drop, look
 from triune.evaluation.suites import SUITES, Suite, counts
 from triune.evaluation.suites.external import External
 from triune.verify.judge import Judge
@@ -135,7 +136,9 @@ def newest(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Report:
-    """Rows of predictions, the figures of each source, what suites left out, and what was written for other scorers."""
+    """Rows of predictions, the figures of each source, what suites left out, and what was written for other scorers. Of a
+    probe, rows and figures are those of the changed samples, and `drops` has the accuracy that the same samples had as they
+    were (`seen`) and how much of it is gone (`drop`), paired by sample."""
 
     rows: list[Prediction]
     suites: dict[str, Suite]
@@ -143,12 +146,15 @@ class Report:
     written: list[Path] = field(default_factory=list)
     commands: dict[str, list[str]] = field(default_factory=dict)
     model: str = ""
+    probe: str = ""
+    drops: dict[str, dict[str, Number]] = field(default_factory=dict)
 
     def numbers(self) -> dict[str, dict[str, Number]]:
         """{source: {figure: Number}}."""
         return {
-            source: {**counts(rows), **self.suites[source].numbers(rows)}
+            source: {**counts(rows), **self.suites[source].numbers(rows), **self.drops.get(source, {})}
             for source, rows in self.by_source().items()
+            if rows or not self.probe
         }
 
     def by_source(self) -> dict[str, list[Prediction]]:
@@ -157,10 +163,31 @@ class Report:
             found[row.source].append(row)
         return found
 
+    def compare(self, seen: Sequence[Prediction], probed: Sequence[Prediction]) -> None:
+        """What answers to the samples as they were say of those to the changed ones."""
+        for source in dict.fromkeys(row.source for row in probed):
+            before, after = (
+                {row.id: [row.value] for row in rows if row.source == source} for rows in (seen, probed)
+            )
+            found = drop(before, after)
+            n = len(found.lost)
+            lost = Number(value=sum(found.lost) / n if n else None, n=n)
+            if ends := found.ci95(source):
+                lost = lost.model_copy(update={"low": ends[0], "high": ends[1], "interval": "bootstrap"})
+            self.drops[source] = {"seen": mean(found.seen) if n else lost, "drop": lost}
+            if found.unpaired:
+                self.drops[source]["unpaired"] = count(found.unpaired, n + found.unpaired)
+
+    def leave_out(self, reasons: Mapping[tuple[str, str], int]) -> None:
+        """Counts samples that were not asked, by source and reason."""
+        for (source, reason), number in reasons.items():
+            self.left_out.setdefault(source, Counter())[reason] += number
+
     def save(self, path: Path, numbers: Mapping[str, Mapping[str, Number]]) -> None:
         """The figures as JSON, with how each source was scored and the versions that did it."""
         held = {
             "model": self.model,
+            **({"probe": self.probe} if self.probe else {}),
             "versions": _versions(),
             "suites": {source: suite.tag() for source, suite in self.suites.items()},
             "left_out": {source: dict(reasons) for source, reasons in self.left_out.items() if reasons},
@@ -189,16 +216,18 @@ def evaluate_suites(
     evaluation: Evaluation,
     *,
     samples: int | None = None,
-    blind: bool = False,
+    probe: str = "",
     say: Callable[[str], None] = lambda text: None,
 ) -> Report:
-    """The model answers every suite, greedily, once. `samples`: the first so many of each suite."""
+    """The model answers every suite, greedily, once; with a `probe` once more, as that shows the samples. `samples`: the first
+    so many of each suite."""
     from triune.evaluate import answer, respond  # the one place that needs torch
 
+    look(probe, ())  # an unknown one, before the model is loaded
     options = Model.find(model, evaluation)
     family: Any = options.policy.build()  # type: ignore[attr-defined]
     generator: Any = options.rollout.build(family)  # type: ignore[attr-defined]
-    report = Report([], {}, model=model)
+    report = Report([], {}, model=model, probe=probe)
     with Judge(workers=evaluation.workers) as judge:
         # All questions are read and routed before the first is asked.
         asked: list[tuple[Suite, list[Sample]]] = []
@@ -215,23 +244,27 @@ def evaluate_suites(
             asked.append((suite, chosen))
         for suite, chosen in asked:
             say(f"{suite.source}: {len(chosen)} samples")
-            tag = suite.tag()
+            tag, probed = suite.tag(), look(probe, chosen)
             if isinstance(suite, External):
-                episodes = respond(family, generator, chosen, blind=blind)
+                episodes = respond(family, generator, probed.samples)
                 rows = [record(one.sample, one.outcome, None, tag) for one in episodes]
                 report.commands[suite.source] = suite.commands()
             else:
-                done = answer(family, generator, judge, chosen, blind=blind)
+                done = answer(family, generator, judge, probed)
                 rows = [record(one.sample, one.outcome, one.verdict, tag) for one in done]
+            if probe and not isinstance(suite, External):
+                seen = answer(family, generator, judge, probed.originals)
+                report.compare([record(one.sample, one.outcome, one.verdict, tag) for one in seen], rows)
+            report.leave_out(probed.left_out)
             report.rows.extend(rows)
             report.written.extend(suite.write(rows))
     return report
 
 
 def evaluate_heldout(
-    checkpoint: Path, *, blind: bool = False, seed: int | None = None, samples: int | None = None
+    checkpoint: Path, *, probe: str = "", seed: int | None = None, samples: int | None = None
 ) -> Report:
-    """A checkpoint of a run on the recipe's held-out samples."""
+    """A checkpoint of a run on the recipe's held-out samples; as `evaluate_suites` with a probe."""
     if not (checkpoint / RECIPE_FILE).is_file() or not (checkpoint / "model").is_dir():
         raise RecipeError(
             f"{checkpoint} is no checkpoint, so it has no held-out samples; say what to ask: --task with --data, or a "
@@ -239,10 +272,18 @@ def evaluate_heldout(
         )
     from triune.evaluate import answer_heldout
 
-    rows = []
-    for done in answer_heldout(checkpoint, blind=blind, seed=seed, samples=samples).values():
-        rows += [record(one.sample, one.outcome, one.verdict, {"kind": "rows"}) for one in done]
-    return Report(rows, _suites(rows), model=str(checkpoint))
+    look(probe, ())
+    answers, changed, probed = answer_heldout(checkpoint, probe=probe, seed=seed, samples=samples)
+    seen, rows = (
+        [record(one.sample, one.outcome, one.verdict, {"kind": "rows"}) for one in done]
+        for done in (answers, changed)
+    )
+    if not probe:
+        return Report(seen, _suites(seen), model=str(checkpoint))
+    report = Report(rows, _suites(rows), model=str(checkpoint), probe=probe)
+    report.compare(seen, rows)
+    report.leave_out(probed.left_out)
+    return report
 
 
 def rescore(rows: Sequence[Prediction], *, workers: int = 2) -> tuple[Report, int]:
