@@ -75,8 +75,8 @@ class Known:
     registry: str
 
     def __call__(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        options = PlugIn(self.registry).options() if names else ()
         for name in names:
+            options = PlugIn(self.registry).options()
             if name not in options:
                 raise PydanticCustomError(
                     "plugin", "unknown {what} '{name}'; {hint}",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from triune.core.errors import RecipeError, nearest
-from triune.core.recipe import OptimizerSpec, TrainSpec
+from triune.core.trainspec import OptimizerSpec, TrainSpec
 from triune.monitor.metric import Metric, scalar
 from triune.runtime.world import world
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from triune.algo.views.frozen import FrozenPolicy
 from triune.core.errors import RecipeError
-from triune.core.recipe import TrainSpec
+from triune.core.trainspec import TrainSpec
 from triune.core.trajectory import Trajectory
 from triune.policy.language import LanguageFamily
 from triune.policy.options import LanguageOptions

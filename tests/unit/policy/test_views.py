@@ -18,9 +18,9 @@ from triune.algo.types import Evaluated
 from triune.algo.views.corrupted import CorruptedPictures
 from triune.algo.views.frozen import FrozenPolicy
 from triune.core.errors import RecipeError
-from triune.core.recipe import TrainSpec
 from triune.core.sample import Media, Sample
 from triune.core.schedule import Progress
+from triune.core.trainspec import TrainSpec
 from triune.core.trajectory import Trajectory
 from triune.policy.corrupt import Noise, Patches, alpha_bar
 from triune.policy.language import LanguageFamily

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from triune.core.errors import RecipeError
-from triune.core.recipe import OptimizerSpec, TrainSpec
+from triune.core.trainspec import OptimizerSpec, TrainSpec
 from triune.train.optim import Optimizer, layers, rate_factor
 
 
