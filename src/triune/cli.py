@@ -17,7 +17,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from triune.core.describe import annotated, leaves
-from triune.core.errors import RecipeError, TriuneError
+from triune.core.errors import RecipeError, Stopped, TriuneError
 from triune.core.loading import find_recipe, list_recipes
 from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import Recipe
@@ -439,7 +439,7 @@ TRAINING = frozenset({"torch", "transformers", "safetensors"})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs a command; exit code 2 for an error that the user can mend, 130 after Ctrl-C."""
+    """Runs a command; exit code 2 for an error that the user can mend, 3 where an alarm ended a run, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _warn
     try:
@@ -455,7 +455,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise
     except TriuneError as error:
         _complain(f"error: {error}")
-        code = 2
+        code = 3 if isinstance(error, Stopped) else 2
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in TRAINING:
             raise

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from triune.core.errors import DataError, RecipeError
+from triune.core.errors import DataError, RecipeError, Stopped
 from triune.core.media import Media
 from triune.core.provenance import save_provenance
 from triune.core.recipe import Recipe
@@ -156,11 +156,19 @@ class Loop:
                 last = self.done == train.total_steps
                 if train.eval_every and (last or self.done % train.eval_every == 0):
                     self.evaluate_all()
+                if last:
+                    self.monitor.look()
+                stop = world().any(bool(self.monitor.stopping))
                 due = train.checkpoint_every and self.done % train.checkpoint_every == 0
                 stopping = self.monitor.stopping
                 asked = world().any(interrupt.asked or bool(stopping))
-                if last or due or asked:
+                if last or due or asked or stop:
                     self.save()
+                if stop:
+                    raise Stopped(
+                        f"stopped after step {self.done} by an alarm: {self.monitor.stopping}\n"
+                        f"continue all the same with: triune train --resume {self.run_dir}"
+                    )
                 if asked and not last:
                     raise Interrupted(
                         f"stopped after step {self.done}{stopping and f' ({stopping})'}; continue with: "

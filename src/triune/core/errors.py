@@ -10,6 +10,10 @@ class TriuneError(Exception):
     """Base of every error that a user is meant to read; the command line prints it without a traceback."""
 
 
+class Stopped(TriuneError):
+    """An alarm that the recipe names in `monitor.stop_on` ended the run, after a checkpoint."""
+
+
 class DataError(TriuneError):
     """A row or a sample is unusable. The message names the file and row, or the sample id."""
 

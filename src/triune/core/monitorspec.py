@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, field_validator, model_validator
 
 from triune.core.base import Frozen
-from triune.core.plugin import PlugIn
+from triune.core.errors import RecipeError
+from triune.core.plugin import Known, PlugIn
 
 SinkOptions = Annotated[BaseModel, PlugIn("triune.monitor.sinks:SINKS")]
 
@@ -21,6 +22,9 @@ REFLECTION_WORDS = (
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+Rules = Annotated[tuple[str, ...], AfterValidator(Known("triune.monitor.alarms:ALARMS"))]
+
+
 class MonitorSpec(Frozen):
     sinks: tuple[SinkOptions, ...] = Field(
         ("console",), validate_default=True, description="where metrics go besides the run's own files"
@@ -31,6 +35,31 @@ class MonitorSpec(Frozen):
         default_factory=dict,
         description="share of the groups whose rollouts are saved, by source or task; 1 where nothing is said",
     )
+    alarms: dict[str, dict[str, JsonValue] | None] = Field(
+        default_factory=dict,
+        description="options of rules that watch the run, by name; null leaves a rule out",
+    )
+    stop_on: Rules = Field((), description="rules whose alarms end the run, after a checkpoint")
     buffer_mb: int = Field(
         256, ge=1, description="megabytes of rollouts that may wait for the disk; what is beyond is not kept"
     )
+
+    @field_validator("alarms")
+    @classmethod
+    def _options(
+        cls, given: dict[str, dict[str, JsonValue] | None]
+    ) -> dict[str, dict[str, JsonValue] | None]:
+        if given:
+            from triune.monitor.alarms import rules
+
+            try:
+                rules(given)
+            except RecipeError as error:
+                raise ValueError(str(error)) from None
+        return given
+
+    @model_validator(mode="after")
+    def _stops_on_what_is_watched(self) -> MonitorSpec:
+        if off := [name for name in self.stop_on if name in self.alarms and self.alarms[name] is None]:
+            raise ValueError(f"stop_on names {', '.join(off)}, which alarms leaves out")
+        return self

@@ -52,6 +52,12 @@ class Mixture:
         return None if None in counts else sum(count for count in counts if count is not None)
 
     @property
+    def shares(self) -> dict[str, float]:
+        """The share of the prompts that each source has, by name."""
+        counts = self._counts / self._counts.sum()
+        return {source.name: float(share) for source, share in zip(self.sources, counts, strict=True)}
+
+    @property
     def skipped(self) -> dict[str, Counter[str]]:
         """Rows that were skipped, by source and reason."""
         tables = [source for source in self.sources if isinstance(source, TableSource)]

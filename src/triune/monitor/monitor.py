@@ -15,6 +15,8 @@ from pydantic import JsonValue
 
 from triune.core.media import Media
 from triune.core.monitorspec import REFLECTION_WORDS
+from triune.monitor.alarms import rules
+from triune.monitor.alarms.watch import Watch
 from triune.monitor.keep import Keep, footprint, kept_metrics
 from triune.monitor.metric import Metric, Scored, merge, scalar
 from triune.monitor.rollouts import Advantage
@@ -38,7 +40,8 @@ class Monitor:
     words whose use is counted. `rollouts_every`: steps between training steps whose rollouts are kept, 0 for none; `keep`:
     of those, the share of groups, by source or task. Rollouts of every other phase are always kept. `buffer_mb`: megabytes
     of rollouts that may wait to be written; those of a training step beyond it are not kept, and counted. `recipe`: plain
-    data for sinks that keep it. Raises StorageError if the run cannot be written and RecipeError for an unknown sink, or
+    data for sinks that keep it. `alarms`: options of rules by name, None to leave one out; `stop_on`: rules whose alarms
+    end the run (`stopping`). Raises StorageError if the run cannot be written and RecipeError for an unknown sink, or
     one whose extra is missing.
 
     Writing goes on behind the caller's back: an error of it is raised by the next call, whichever that is, and by `close`.
@@ -55,20 +58,22 @@ class Monitor:
         *,
         keep: Mapping[str, float] | None = None,
         buffer_mb: float = 256,
+        alarms: Mapping[str, Mapping[str, JsonValue] | None] | None = None,
+        stop_on: Sequence[str] = (),
     ) -> None:
         self.run_dir = Path(run_dir)
-        self.stopping = ""
-        """Why the run should end after the step at hand, '' while it need not."""
         self.spell: Spell | None = None
         """What gives the text of token ids, so that saved rollouts can be read token by token."""
         self._vocabulary = Vocabulary()
         self._words, self._keep = tuple(words), Keep(rollouts_every, dict(keep or {}))
         self._step, self._told = 0, set[str]()
         self._reader: Store | None = None
+        self._closed = False
         run = Run(self.run_dir, total_steps, recipe or {})
         with ExitStack() as opened:
             self._own, self._sinks = StoreSink(run), list[Guard]()
             opened.callback(self._own.close)
+            self._watch = Watch(self._own.store, rules(alarms), stop_on)
             for sink in sinks:
                 if (guard := guarded(sink, run)) is not None:
                     self._sinks.append(guard)
@@ -138,6 +143,7 @@ class Monitor:
         def back() -> None:
             for sink in self._all():
                 sink.rewind(step)
+            self._watch.rewound()
 
         self._writer.wait()
         self._writer.submit(back)
@@ -151,6 +157,16 @@ class Monitor:
             self._reader = Store(self.run_dir, readonly=True)
         return self._reader
 
+    @property
+    def stopping(self) -> str:
+        """The alarm because of which the run shall end after the step at hand, '' if there is none."""
+        return self._watch.stopping
+
+    def look(self) -> None:
+        """Looks for alarms at the last step that was logged, unless that was done, and waits for what is found."""
+        self._writer.submit(lambda: self._alarmed(self._watch.finish()))
+        self.flush()
+
     def flush(self) -> None:
         """Waits until everything that was logged is written, and would survive the end of this process."""
         self._writer.flush()
@@ -158,12 +174,16 @@ class Monitor:
     def close(self) -> None:
         """Writes what is left, closes every sink, waiting for each a bounded time, and then the store; then raises the error
         that writing ended with, if it did. Does nothing in a process that was forked off."""
-        if self._writer.elsewhere:
+        if self._writer.elsewhere or self._closed:
             return
+        self._closed = True
         with self._open:
             if self._reader is not None:
                 self._reader.close()
-            self._writer.close()
+            try:
+                self.look()
+            finally:
+                self._writer.close()
 
     def __enter__(self) -> Monitor:
         return self
@@ -195,7 +215,15 @@ class Monitor:
         for sink in self._all():
             sink.log_rollouts(step, phase, metrics, kept, advantages, events)
         self._step = step
+        self._alarmed(self._watch.logged(step, phase))
         self._report()
+
+    def _alarmed(self, messages: Sequence[str]) -> None:
+        """Shows what a look for alarms found; the events are in the store."""
+        for sink in self._sinks if messages else ():
+            sink.alarms(self._watch.holding)
+            for message in messages:
+                sink.say(message)
 
     def _close(self, sink: Guard) -> None:
         sink.close()

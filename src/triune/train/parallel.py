@@ -134,6 +134,8 @@ def monitor(run_dir: Path, recipe: Recipe, mixture: Mixture) -> Monitor:
         recipe=recipe.dump(),
         keep=spec.keep,
         buffer_mb=spec.buffer_mb,
+        alarms=spec.alarms,
+        stop_on=spec.stop_on,
     )
 
 

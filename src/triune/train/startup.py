@@ -19,6 +19,7 @@ from triune.core.sample import Sample
 from triune.core.schedule import Progress
 from triune.core.trajectory import SamplingRule
 from triune.data.source import stored, unread
+from triune.monitor.alarms.source_starved import SOURCES
 from triune.rollout.generator import Demand, Episode
 from triune.train.memory import estimate
 from triune.train.probe import probe
@@ -38,6 +39,13 @@ def check(loop: Loop) -> None:
     recipe, mixture, monitor = loop.recipe, loop.mixture, loop.monitor
     for label, value in recipe.arithmetic(mixture.samples_per_epoch):
         monitor.say(f"{label}: {value}", kind="arithmetic")
+    shares = mixture.shares
+    monitor.say(
+        f"sources: {len(shares)}, with {min(shares.values()):.1%} to {max(shares.values()):.1%} of the prompts",
+        kind=SOURCES,
+        shares=dict(shares),
+        prompts_per_step=recipe.train.prompts_per_step,
+    )
     for remark in getattr(loop.family, "remarks", ()):
         monitor.say(remark, kind="policy")
     for source, reasons in mixture.skipped.items():

@@ -207,7 +207,12 @@ class _Feed:
     def upto(self, step: int, store: Store, ahead: int) -> Mapping[Keys, Curve]:
         if self.read < step:
             found = store.series(
-                self.name, phase=self.phase, by=self.by, where=self.where, since=self.read + 1, until=step + ahead
+                self.name,
+                phase=self.phase,
+                by=self.by,
+                where=self.where,
+                since=self.read + 1,
+                until=step + ahead,
             )
             new = [(key, point) for key, points in found.items() for point in points]
             self.waiting.extend(sorted(new, key=lambda one: one[1].step))

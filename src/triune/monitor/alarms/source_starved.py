@@ -10,7 +10,7 @@ from pydantic import Field
 from triune.monitor.alarms import ALARMS, Alarm, Note, Rule
 from triune.monitor.alarms.readings import TAIL, Readings
 
-EVENT = "sources"
+SOURCES = "sources"
 """Kind of the event that says, when a run starts, which share of the prompts each source is declared to have."""
 
 
@@ -31,7 +31,7 @@ class SourceStarved(Rule):
     over: float = Field(1.5, ge=1, description="times the bound that the shares must come back to")
 
     def check(self, readings: Readings) -> Iterator[Alarm | Note]:
-        declared = readings.event(EVENT)
+        declared = readings.event(SOURCES)
         shares: Mapping[str, float] = declared.get("shares", {}) if declared else {}
         starved = set()
         for source, share in shares.items():

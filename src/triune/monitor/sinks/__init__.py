@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from triune.core.base import Frozen
 from triune.core.registry import Registry
+from triune.monitor.alarms import Alarm
 from triune.monitor.metric import Metric, Scored
 from triune.monitor.rollouts import Advantage
 from triune.monitor.store import Event
@@ -97,6 +98,14 @@ class Repeating(Protocol):
 
     def repeated(self) -> int:
         """How many such steps since this was asked last."""
+
+
+@runtime_checkable
+class Alarmed(Protocol):
+    """A sink that can show which alarms hold."""
+
+    def alarms(self, holding: Sequence[Alarm]) -> None:
+        """Called when one was raised or is over, with all that hold, the newest last."""
 
 
 class Options(Frozen):

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from triune.monitor.alarms import Alarm
 from triune.monitor.metric import Metric, Scored, scalar
 from triune.monitor.rollouts import Advantage
 from triune.monitor.sinks import (
     SINKS,
+    Alarmed,
     Options,
     Picking,
     Repeating,
@@ -87,6 +89,11 @@ class Guard:
         sink = self._sink
         if isinstance(sink, Speaking):
             self._call(lambda: sink.say(message), "a message")
+
+    def alarms(self, holding: Sequence[Alarm]) -> None:
+        sink = self._sink
+        if isinstance(sink, Alarmed):
+            self._call(lambda: sink.alarms(holding), "alarms")
 
     def close(self) -> None:
         """Waits for a thread of its own as long as `patience`; what it has not done then is lost, and said."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from triune.core.verdict import SCORED
+from triune.monitor.alarms import Alarm
 from triune.monitor.metric import Metric, merge
 from triune.monitor.sinks import SINKS, Options, Run
 
@@ -26,6 +27,7 @@ _SHOWN = (
     "status",
 )
 _WINDOW = 50  # steps that the speed is averaged over
+_ALARMS = 5  # that are shown in full
 _REFRESHES_PER_SECOND = 2
 
 
@@ -80,6 +82,7 @@ class Terminal:
         self._step, self._phase = 0, ""
         self._train: dict[str, _Row] = {}
         self._held_out: dict[str, _Row] = {}
+        self._alarms: Sequence[Alarm] = ()
 
     def log(self, step: int, phase: str, metrics: Sequence[Metric]) -> None:
         if phase == "train":
@@ -99,6 +102,9 @@ class Terminal:
 
     def say(self, message: str) -> None:
         self._console.print(Text(_printable(message)), soft_wrap=True)  # above the live view, if there is one
+
+    def alarms(self, holding: Sequence[Alarm]) -> None:
+        self._alarms = holding
 
     def close(self) -> None:
         if self._live is not None:
@@ -146,7 +152,15 @@ class Terminal:
                 _number(row.unparsed, ".0%", alarm=0.5),
                 _number(row.unscored, ".0%", alarm=1e-9),
             )
-        return Group(head, table)
+        return Group(head, table, *self._holding())
+
+    def _holding(self) -> Iterator[Text]:
+        """The alarms that hold, the newest first."""
+        for alarm in self._alarms[: -_ALARMS - 1 : -1]:
+            line = f"ALARM since step {alarm.since}: {alarm}"
+            yield Text(_printable(line), style="bold red", overflow="ellipsis", no_wrap=True)
+        if len(self._alarms) > _ALARMS:
+            yield Text(f"and {len(self._alarms) - _ALARMS} more alarms", style="bold red")
 
     def _line(self, step: int, phase: str, metrics: Sequence[Metric]) -> str:
         row = _Row.of(_shown(metrics, by=("status",)))
@@ -161,6 +175,8 @@ class Terminal:
         }
         words = [self._at(step), phase]
         words += [f"{name} {value.plain}" for name, value in facts.items() if value.plain != "-"]
+        if self._alarms:
+            words.append(f"alarms {len(self._alarms)}")
         if phase == "train":
             words += [f"{value} {unit}" for unit, value in self._pace(step).items()]
         return "  ".join(words)
