@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-
-import numpy as np
 
 from triune.core.sample import Sample
 from triune.core.trajectory import Trajectory
@@ -45,24 +42,32 @@ class Metric:
     @classmethod
     def of(cls, name: str, values: Iterable[float], /, **labels: str) -> Metric:
         """The metric of these values; raises ValueError if there are none."""
-        observed = [float(value) for value in values]
-        finite = [value for value in observed if math.isfinite(value)]
-        totals: dict[int, int] = defaultdict(int)
-        squares: dict[int, int] = defaultdict(int)
+        return cls.made(name, labelled(**labels), values)
+
+    @classmethod
+    def made(cls, name: str, labels: Labels, values: Iterable[float], zeros: int = 0) -> Metric:
+        """The same of these values and so many zeros, under labels that are `labelled` already."""
+        # Equal values once: most metrics are shares, of zeros and ones.
+        times: dict[float, int] = {0.0: zeros} if zeros else {}
+        for value in map(float, values):
+            times[value] = times.get(value, 0) + 1
+        finite = [value for value in times if math.isfinite(value)]
+        totals: dict[int, int] = {}
+        squares: dict[int, int] = {}
+        count = total = square = 0
         for value in finite:
+            number = times[value]
             numerator, denominator = value.as_integer_ratio()  # the denominator is a power of two
-            totals[denominator] += numerator
-            squares[denominator] += numerator * numerator
-        return cls(
-            name=name,
-            labels=labelled(**labels),
-            count=len(finite),
-            total=sum(n << _shift(d) for d, n in totals.items()),
-            squares=sum(n << 2 * _shift(d) for d, n in squares.items()),
-            min=min(finite, default=math.inf),  # the neutral elements of a merge
-            max=max(finite, default=-math.inf),
-            nonfinite=len(observed) - len(finite),
-        )
+            totals[denominator] = totals.get(denominator, 0) + number * numerator
+            squares[denominator] = squares.get(denominator, 0) + number * numerator * numerator
+            count += number
+        for denominator, part in totals.items():
+            shift = _SCALE + 1 - denominator.bit_length()
+            total += part << shift
+            square += squares[denominator] << 2 * shift
+        low = min(finite, default=math.inf)  # the neutral elements of a merge
+        high = max(finite, default=-math.inf)
+        return cls(name, labels, count, total, square, low, high, sum(times.values()) - count)
 
     @property
     def mean(self) -> float:
@@ -94,10 +99,6 @@ class Metric:
         )
 
 
-def _shift(denominator: int) -> int:
-    return _SCALE + 1 - denominator.bit_length()
-
-
 def labelled(**labels: str) -> Labels:
     """Leaves out the labels that are ''."""
     return tuple(sorted((key, value) for key, value in labels.items() if value))
@@ -112,9 +113,10 @@ def merge(metrics: Iterable[Metric], by: Sequence[str] | None = None) -> list[Me
     """Merges metrics of equal name and labels, sorted by these; `by` merges over all labels but these."""
     merged: dict[tuple[str, Labels], Metric] = {}
     for metric in metrics:
-        labels = tuple(pair for pair in metric.labels if by is None or pair[0] in by)
-        key, part = (metric.name, labels), replace(metric, labels=labels)
-        merged[key] = merged[key].merge(part) if key in merged else part
+        if by is not None:
+            metric = replace(metric, labels=tuple(pair for pair in metric.labels if pair[0] in by))
+        key = (metric.name, metric.labels)
+        merged[key] = merged[key].merge(metric) if key in merged else metric
     return [merged[key] for key in sorted(merged)]
 
 
@@ -138,4 +140,5 @@ class Scored:
         origin = self.trajectory.payload.arrays.get("origin")
         if origin is None:
             return None
-        return next(iter(np.flatnonzero(origin != origin[:1]).tolist()), len(origin))
+        others = origin != origin[:1]
+        return int(others.argmax()) if others.any() else len(origin)

@@ -8,44 +8,77 @@ rollout that continues one) is counted under names of its own, by component. Nam
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from triune.core.monitorspec import REFLECTION_WORDS
 from triune.core.trajectory import BASELINE, Trajectory
 from triune.core.verdict import Ending, Status, Verdict
-from triune.monitor.metric import Labels, Metric, Scored, labelled
+from triune.monitor.metric import Metric, Scored, labelled
 
 NO_SPREAD = 1e-8
 """Rewards that differ by no more than this are equal: floating-point noise is not a learning signal."""
 
 
+_STATUSES: tuple[str, ...] = get_args(Status)
+_ENDINGS: tuple[str, ...] = get_args(Ending)
+
+
 class _Values:
-    """Observed values by name and labels; `at` holds the labels of the rollout or group at hand."""
+    """Observed values by name and at most one label of their own, apart for each `place`: source, task and component of the
+    rollout or group at hand. A step adds tens of thousands of values, so that little may be done for each of them."""
 
     def __init__(self) -> None:
-        self.seen: dict[tuple[str, Labels], list[float]] = defaultdict(list)
-        self.at: dict[str, str] = {}
+        self._places: dict[tuple[str, str, str], dict[tuple[str, str, str], list[float]]] = {}
+        self._rows: dict[tuple[str, str, str], Counter[tuple[str, str, tuple[str, ...]]]] = {}
 
-    def add(self, name: str, value: float | None, **labels: str) -> None:
+    def place(self, source: str, task: str, component: str = "") -> None:
+        key = source, task, component
+        if key not in self._places:
+            self._places[key], self._rows[key] = defaultdict(list), Counter()
+        self._here, self._counts = self._places[key], self._rows[key]
+
+    def add(self, name: str, value: float | None, label: str = "", of: str = "") -> None:
         if value is not None:
-            self.seen[name, labelled(**self.at, **labels)].append(value)
+            self._here[name, label if of else "", of].append(value)
+
+    def spread(self, name: str, label: str, options: tuple[str, ...], found: Mapping[str, float]) -> None:
+        """One value for each of the options: 0 for those that were not found."""
+        self._counts[name, label, options] += 1
+        for of, value in found.items():
+            self._here[name, label, of].append(value)
+
+    def metrics(self) -> list[Metric]:
+        made = []
+        for (source, task, component), seen in self._places.items():
+            zeros = {
+                (name, label, option): count - len(seen[name, label, option])
+                for (name, label, options), count in self._rows[source, task, component].items()
+                for option in options
+            }
+            here = labelled(source=source, task=task, component=component)
+            for key, values in seen.items():
+                name, *own = key
+                labels = tuple(sorted((*here, (own[0], own[1])))) if own[0] else here
+                made.append(Metric.made(name, labels, values, zeros.get(key, 0)))
+        return sorted(made, key=lambda metric: (metric.name, metric.labels))
 
 
 def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_WORDS) -> list[Metric]:
     """What these rollouts say, per source and task. Parts that split no group merge into the whole."""
-    values = _Values()
+    values, words = _Values(), tuple(words)
     groups: dict[tuple[str, str, str], list[Verdict]] = defaultdict(list)
     for one in scored:
         source, task = one.sample.source, one.sample.task
-        values.at = {"source": source, "task": task}
         if one.trajectory.component == BASELINE:  # not drawn as the others are: it would bias every mean
+            values.place(source, task)
             values.add("baseline/reward", one.verdict.reward)
             values.add("baseline/correct", one.verdict.correct)
             continue
-        if component := placed_as(one.trajectory):
-            values.at["component"] = component
+        component = placed_as(one.trajectory)
+        values.place(source, task, component)
+        if component:
             _add_placed(values, one)
             continue
         if not one.drawn:
@@ -55,10 +88,10 @@ def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_
         if one.in_baseline and one.verdict.reward is not None:
             groups[source, task, one.trajectory.group].append(one.verdict)
     for (source, task, _), group in groups.items():
-        values.at = {"source": source, "task": task}
         if len(group) > 1:  # a single rollout has no spread to speak of
+            values.place(source, task)
             _add_group(values, group)
-    return [Metric.of(name, seen, **dict(labels)) for (name, labels), seen in sorted(values.seen.items())]
+    return values.metrics()
 
 
 def placed_as(trajectory: Trajectory) -> str:
@@ -77,15 +110,16 @@ def _add_placed(values: _Values, one: Scored) -> None:
     add("placed/tokens", int(forced.sum()))
     add("placed/sampled", int((~forced).sum()))
     add("placed/unjudged", one.verdict.reward is None)
-    for parameter, value in one.trajectory.resolved.items():
-        add("schedule", value, parameter=parameter)
     _add_fate(values, one)
 
 
 def _add_fate(values: _Values, one: Scored) -> None:
+    for parameter, value in one.trajectory.resolved.items():
+        values.add("schedule", value, "parameter", parameter)
     values.add("dropped/loss", not one.in_loss)
     values.add("dropped/baseline", not one.in_baseline)
-    values.add("dropped/reason", 1.0 if one.reason else None, reason=one.reason)
+    if one.reason:
+        values.add("dropped/reason", 1.0, "reason", one.reason)
 
 
 def _add_verdict(values: _Values, one: Scored) -> None:
@@ -98,22 +132,21 @@ def _add_verdict(values: _Values, one: Scored) -> None:
     add("correct", verdict.correct)
     add("accuracy", verdict.main.value if verdict.components else None)
     add("judge/seconds", verdict.elapsed)
-    for status in get_args(Status):
-        add("status", verdict.status == status, status=status)
+    values.spread("status", "status", _STATUSES, {verdict.status: 1.0})
     gated = {check.name for check in one.sample.checks if check.gate is not None}
     for part in verdict.components:
-        add("component", part.value, component=part.name)
-        add("component/gated", part.gated if part.name in gated else None, component=part.name)
-        add("component/correct", part.correct, component=part.name)
-        add("component/not_ok", part.status != "ok", component=part.name)
-        if part.value is not None:
+        name, value = part.name, part.value
+        add("component", value, "component", name)
+        if name in gated:
+            add("component/gated", part.gated, "component", name)
+        add("component/correct", part.correct, "component", name)
+        add("component/not_ok", part.status != "ok", "component", name)
+        if value is not None:
             # Fixed bounds, and beyond counts as at: the extremes of each step would move with the policy.
-            add("component/share_at_min", part.value <= 0, component=part.name)
-            add("component/share_at_max", part.value >= 1, component=part.name)
-        for key, value in part.metrics.items():
-            add(f"verifier/{key}", value, component=part.name)
-    for parameter, value in one.trajectory.resolved.items():
-        add("schedule", value, parameter=parameter)
+            add("component/share_at_min", value <= 0, "component", name)
+            add("component/share_at_max", value >= 1, "component", name)
+        for key, measured in part.metrics.items():
+            add(f"verifier/{key}", measured, "component", name)
     _add_fate(values, one)
 
 
@@ -124,24 +157,22 @@ def _reward_range(verdict: Verdict) -> tuple[float, float]:
     return sum(min(w, 0.0) for w in weights) / scale, sum(max(w, 0.0) for w in weights) / scale
 
 
-def _add_response(values: _Values, one: Scored, words: Sequence[str]) -> None:
+def _add_response(values: _Values, one: Scored, words: tuple[str, ...]) -> None:
     add, outcome, correct = values.add, one.outcome, one.verdict.correct
     text = outcome.text.lower()
-    counts = {word: text.count(word) for word in words}
-    reflective = any(counts.values())
+    counts = {word: count for word in words if (count := text.count(word))}
+    reflective = bool(counts)
     for split in ("",) if correct is None else ("", "_correct" if correct else "_wrong"):
         add(f"completions/length{split}", outcome.num_tokens)
         add(f"completions/clipped_ratio{split}", outcome.truncated)
         add(f"reflection/ratio{split}", reflective)
     add("reflection/correct_with" if reflective else "reflection/correct_without", correct)
-    for word, count in counts.items():
-        add("reflection/word", count, word=word)
+    values.spread("reflection/word", "word", words, counts)
     add("prompts/length", one.prompt_tokens)
     add("episode/turns", outcome.num_turns)
-    for ending in get_args(Ending):
-        add("ending", outcome.ending == ending, ending=ending)
+    values.spread("ending", "ending", _ENDINGS, {outcome.ending: 1.0})
     for call in outcome.calls:
-        add("tools/ok", call.ok, tool=call.name)
+        add("tools/ok", call.ok, "tool", call.name)
 
 
 def _add_group(values: _Values, group: Sequence[Verdict]) -> None:
@@ -153,5 +184,5 @@ def _add_group(values: _Values, group: Sequence[Verdict]) -> None:
     for part in (part for verdict in group for part in verdict.components if part.value is not None):
         parts[part.name].append(part.value or 0.0)
     for name, seen in parts.items():
-        values.add("component_std", Metric.of(name, seen).std, component=name)
-        values.add("frac_component_zero_std", max(seen) - min(seen) <= NO_SPREAD, component=name)
+        values.add("component_std", Metric.of(name, seen).std, "component", name)
+        values.add("frac_component_zero_std", max(seen) - min(seen) <= NO_SPREAD, "component", name)
