@@ -88,8 +88,9 @@ export function chart({ title, curves, height = 130, unit = false, legend = true
     const many = shown.length > 1;
     const value = (curve, n) => (many ? `${curve.label} ` : "") + number(curve.mean[n]);
     if (!at) {
-      const ends = shown.filter((curve) => curve.x.length).map((curve) => value(curve, curve.x.length - 1));
-      put(reading, ends.join(", ") || "nothing yet");
+      const ends = shown.filter((curve) => curve.x.length);
+      if (compact) put(reading, ends.map((curve, n) => [n ? " " : "", h("span", { class: `value ${colour(curve.kind)}`, title: curve.label }, number(curve.mean.at(-1)))]));
+      else put(reading, ends.map((curve) => value(curve, curve.x.length - 1)).join(", ") || "nothing yet");
       return;
     }
     const held = shown.map((curve, n) => [curve, before(curve.x, at.x), n]).filter(([, index]) => index >= 0);
