@@ -20,9 +20,10 @@ unexport PYTHONDONTWRITEBYTECODE
 quickstart: $(VENV)/.train
 	$(BIN)/python -m triune.quickstart --seed $(SEED)
 
-# One thread per worker: two processes that each spread over all cores only wait for each other.
+# One thread per worker: two processes that each spread over all cores only wait for each other. Neighbouring tests stay
+# with one worker, which starts their servers and models once; who is done first takes over half of what is left.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
