@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ MIXTURES: dict[str, dict[str, Any]] = {
 }
 
 for _name in MIXTURES:
-    arm(f"styles/{_name}")(lambda seed, name=_name: styles(seed, MIXTURES[name]))  # type: ignore[misc]
+    arm(f"styles/{_name}")(partial(styles, algo=MIXTURES[_name]))
 
 for _name, _arm, _control, _key, _metric, _told, _shows in (
     ("chord-mu/hard", "chord-mu", "grpo", "hard", "accuracy on the hard prompts", "0.996 / 0.214",
@@ -142,7 +143,7 @@ TEACHINGS: dict[str, dict[str, Any]] = {
 }
 
 for _name in TEACHINGS:
-    arm(f"taught/{_name}")(lambda seed, name=_name: taught(seed, TEACHINGS[name]))  # type: ignore[misc]
+    arm(f"taught/{_name}")(partial(taught, algo=TEACHINGS[_name]))
 
 for _name, _told in (
     ("kdrl", "0.992, 0.989"),

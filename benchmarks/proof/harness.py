@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 Run = Callable[[int], dict[str, float]]
 """One run from a seed, and what was measured of it."""
@@ -40,7 +41,7 @@ def arm(name: str) -> Callable[[Run], Run]:
     return register
 
 
-def proof(name: str, **fields: object) -> None:
+def proof(name: str, **fields: Any) -> None:
     """Registers a claim."""
     assert name not in PROOFS, name
-    PROOFS[name] = Proof(name, **fields)  # type: ignore[arg-type]
+    PROOFS[name] = Proof(name, **fields)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,8 +56,8 @@ def train(seed: int, *overrides: str, steps: int, last: int = 10) -> dict[str, f
     with tempfile.TemporaryDirectory() as folder, Loop(recipe, Path(folder)) as loop:
         update = loop.update.step
 
-        def watched(*arguments: object) -> object:
-            report = update(*arguments)  # type: ignore[arg-type]
+        def watched(*arguments: Any) -> Any:
+            report = update(*arguments)
             entropies.append([m for m in report.metrics if m.name == "entropy"])
             return report
 
@@ -94,7 +96,7 @@ def clipped(seed: int, high: float, advantage: str) -> dict[str, float]:
 
 
 for _high, _name in ((0.28, "higher"), (0.2, "plain")):
-    arm(f"nano/clip-{_name}")(lambda seed, high=_high: clipped(seed, high, "shuffled_group"))  # type: ignore[misc]
+    arm(f"nano/clip-{_name}")(partial(clipped, high=_high, advantage="shuffled_group"))
 
 proof(
     "nano/clip-higher",
