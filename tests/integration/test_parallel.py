@@ -8,7 +8,9 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -23,7 +25,8 @@ from triune.testing.actor import grid_samples
 from triune.testing.models import picture, sample, write
 
 CREW = """
-# Imports once; each job is then run by as many forked processes as it asks for, that find each other as torchrun's do.
+# Imports once, for all tests of this file. Each line is a list of jobs; a job is run by as many forked processes as it
+# asks for, that find each other as torchrun's do.
 import json, os, sys, time
 from pathlib import Path
 import torch
@@ -63,7 +66,7 @@ def table(file, budget, **algo):
     }, f"{file}.{os.environ['RANK']}")
 
 
-for job in json.loads(sys.argv[1]):
+def work(job):
     port, size = job.pop("port"), job.pop("size")
     children = {}
     for rank in range(size):
@@ -88,6 +91,12 @@ for job in json.loads(sys.argv[1]):
         child, status = os.wait()
         ends[children.pop(child)] = status
     print("ended", [ends[rank] for rank in range(size)], flush=True)
+
+
+for line in sys.stdin:
+    for job in json.loads(line):
+        work(job)
+    print("all done", flush=True)
 """
 
 WORLD = '''
@@ -126,15 +135,38 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def crew(*jobs: dict[str, Any]) -> str:
-    """Runs the jobs one after the other; what they printed."""
-    asked = [{"port": free_port(), **job} for job in jobs]
-    done = subprocess.run(
-        [sys.executable, "-c", CREW, json.dumps(asked)],
-        capture_output=True, text=True, check=False, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+class Crew:
+    """One process that has imported everything, and forks for each job."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CREW], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def __call__(self, *jobs: dict[str, Any]) -> str:
+        """Runs the jobs one after the other; what they printed."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        asked = [{"port": free_port(), **job} for job in jobs]
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        late = Timer(300, self.process.kill)
+        late.start()
+        said = []
+        while (line := self.process.stdout.readline()) and line != "all done\n":
+            said.append(line)
+        late.cancel()
+        assert line, "".join(said)
+        return "".join(said)
+
+
+@pytest.fixture(scope="module")
+def crew() -> Iterator[Crew]:
+    crew = Crew()
+    yield crew
+    crew.process.kill()
+    crew.process.communicate()
 
 
 def recipe_file(folder: Path, mark: str = "", **more: Any) -> Path:
@@ -213,7 +245,7 @@ def same_numbers(one: dict[Any, tuple[int, float]], other: dict[Any, tuple[int, 
         assert other[key][1] == pytest.approx(mean, rel=1e-4, abs=1e-6), key
 
 
-def test_two_processes_train_as_one_does_and_resume(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does_and_resume(crew: Crew, tmp_path: Path) -> None:
     plan = str(recipe_file(tmp_path))
     runs = {name: tmp_path / name for name in ("one", "two", "cut")}
     train = {"do": "train", "plan": plan}
@@ -242,7 +274,7 @@ def test_two_processes_train_as_one_does_and_resume(tmp_path: Path) -> None:
     assert sorted(p.name for p in runs["one"].iterdir()) == sorted(p.name for p in runs["two"].iterdir())
 
 
-def test_a_learners_step_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+def test_a_learners_step_does_not_depend_on_the_number_of_processes(crew: Crew, tmp_path: Path) -> None:
     algo = {
         "advantage": {"kind": "gae", "gamma": 0.9},
         "terms": {"policy": {"kind": "ppo_clip"}, "value": {"kind": "value"}, "entropy": {"kind": "entropy", "coef": 0.01}},
@@ -269,7 +301,7 @@ def test_a_learners_step_does_not_depend_on_the_number_of_processes(tmp_path: Pa
                 assert max(each["passes"] for each in seen) < one["passes"]
 
 
-def test_what_one_process_raises_all_raise_and_none_outlives_another(tmp_path: Path) -> None:
+def test_what_one_process_raises_all_raise_and_none_outlives_another(crew: Crew, tmp_path: Path) -> None:
     train = {"do": "train", "size": 2}
     said = crew(
         *(

@@ -38,7 +38,7 @@ while True:
         triune.loop.train(recipe, run, resume=(run / "recipe.yaml").exists())
         os._exit(0)
     # By turns at any moment, and while a checkpoint is written.
-    partial, until = kills % 2 == 1, time.monotonic() + (rng.uniform(0.2, 3) if kills < 4 else 600)
+    partial, until = kills % 2 == 1, time.monotonic() + (rng.uniform(0.2, 1.5) if kills < 4 else 600)
     done = (0, 0)
     while not done[0]:
         time.sleep(0.005)
