@@ -49,7 +49,7 @@ def gradients(name: str, overrides: dict[str, Any], folder: Path) -> list[torch.
     drawn = {} if own.get("rollout.kind") == "recorded" else {"rollout.max_tokens": 12}
     said = {
         "train.total_steps": 4,
-        "train.prompts_per_step": 6,
+        "train.prompts_per_step": 4,
         "train.rollouts_per_prompt": 2,
         "train.minibatches_per_step": 1,
         "train.optimizer.clip_norm": 1e9,
