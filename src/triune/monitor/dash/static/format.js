@@ -37,3 +37,9 @@ export function ago(time) {
 export function colour(n) {
   return `k${n % 8}` + (n >= 8 ? ` dash${Math.floor(n / 8) % 4}` : "");
 }
+
+/** Six significant digits, and NaN and infinities by name, as the server writes them. */
+export function exact(value) {
+  if (value === null || value === undefined) return "–";
+  return typeof value === "string" ? value : String(Number(value.toPrecision(6)));
+}
