@@ -60,7 +60,7 @@ def choose_cases(store: Store, before: Sequence[Rollout], after: Sequence[Rollou
     by_task: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for key in keys:
         task = (second or first)[key].task
-        by_task[task][_kind(first.get(key), second.get(key))].append(key)
+        by_task[task][kind_of(first.get(key), second.get(key))].append(key)
     found = []
     for task, kinds in sorted(by_task.items()):
         chosen = _choose(kinds)
@@ -77,7 +77,8 @@ def _by_sample(rollouts: Sequence[Rollout]) -> dict[tuple[str, str], Rollout]:
     return found
 
 
-def _kind(before: Rollout | None, after: Rollout | None) -> str:
+def kind_of(before: Rollout | None, after: Rollout | None) -> str:
+    """One of KINDS, `right` or `wrong` where there is one answer, `not judged` where either could not be."""
     last = after or before
     if before is None or after is None:
         return "right" if last is not None and last.correct else "wrong"
