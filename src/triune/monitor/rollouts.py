@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,8 @@ class Rollout:
             response_tokens=outcome.num_tokens,
             media=tuple(medium.sha256 for medium in sample.media),
             seen=outcome.media,
-            version_min=int(decisions.version.min(initial=2**31 - 1)) if len(decisions) else -1,
-            version_max=int(decisions.version.max(initial=-1)),
+            version_min=int(decisions.version.min()) if len(decisions) else -1,
+            version_max=int(decisions.version.max()) if len(decisions) else -1,
             in_loss=scored.in_loss,
             in_baseline=scored.in_baseline,
             reason=scored.reason,
@@ -213,14 +214,23 @@ def prompt_text(sample: Sample) -> str:
 
 def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
     """The encoded file."""
-    columns = {}
-    for field in _SCHEMA:
-        values = [getattr(rollout, field.name) for rollout in rollouts]
-        if field.name in _CODECS:
-            values = [_CODECS[field.name].dump_json(value).decode() for value in values]
-        columns[field.name] = pa.array(values, type=field.type)
+    names = _SCHEMA.names
+    columns = dict(zip(names, zip(*map(attrgetter(*names), rollouts), strict=True), strict=True))
+    for name, codec in _CODECS.items():
+        columns[name] = tuple(
+            "[]" if value == () else codec.dump_json(value).decode() for value in columns[name]
+        )
+    arrays = [pa.array(columns[field.name], type=field.type) for field in _SCHEMA]
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_SCHEMA), buffer, compression="zstd")
+    # A shard is one small page per column: what helps to skip or to share parts of large files would be most of it.
+    pq.write_table(
+        pa.table(arrays, schema=_SCHEMA),
+        buffer,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        store_schema=False,
+    )
     encoded: bytes = buffer.getvalue().to_pybytes()
     return encoded
 

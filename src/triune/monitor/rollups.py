@@ -1,4 +1,4 @@
-"""Moments of every series over buckets of 8, 64 and 512 steps: what a long curve is drawn from.
+"""Moments of every series over buckets of 8, 32, 128 and 512 steps: what a long curve is drawn from.
 
 A bucket is closed once its phase has a step in a later one. So whatever lies before the last step's bucket is rolled
 up, and what follows is read point by point: `series` reads both, and never needs to know when a bucket was closed.
@@ -13,7 +13,7 @@ import numpy as np
 
 from triune.monitor.points import Points, runs
 
-WIDTHS = (8, 64, 512)
+WIDTHS = (8, 32, 128, 512)
 """Steps to a bucket; each is a multiple of the one before."""
 
 _MINE = "series IN (SELECT id FROM series WHERE phase = ?)"
