@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from triune.core.sample import Sample
 from triune.core.schedule import Progress
@@ -52,9 +53,12 @@ def answer(
     a verifier which looks at the picture looks at the real one. `on_batch` is called with the number done."""
     probed = samples if isinstance(samples, Probed) else Probed(samples, samples)
     scored: list[Scored] = []
+    shown: dict[Any, Any] = getattr(family, "shown", {})  # by environments; emptied at every batch
+    met = dict[Any, Any]()
     for start in range(0, len(probed.samples), batch):
         part, real = (held[start : start + batch] for held in (probed.samples, probed.originals))
         episodes = list(respond(family, generator, part, progress=progress, version=version))
+        met |= shown
         asked = [
             (r if e.sample is s else e.sample, (e.outcome,))
             for e, s, r in zip(episodes, part, real, strict=True)
@@ -65,6 +69,7 @@ def answer(
         ]
         if on_batch is not None:
             on_batch(len(scored))
+    shown.update(met)
     return scored
 
 

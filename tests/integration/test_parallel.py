@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from threading import Timer
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -221,6 +223,32 @@ def largest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
+def whole(run: Path) -> None:
+    """Every rollout's pictures, those that the world showed too, its sample, tokens and advantages can be looked at."""
+    by_token = 0
+    with Store(run, readonly=True) as store:
+        for phase, step in (("train", 1), ("train", 2), ("eval", 0), ("eval", 2)):
+            for one in store.rollouts(phase, step):
+                assert len(one.seen) > len(one.media) == 1
+                for seen in one.seen:
+                    path = store.media(seen.sha256)
+                    assert path is not None
+                    assert hashlib.sha256(path.read_bytes()).hexdigest() == seen.sha256
+                sample = store.sample(one.sample_sha)
+                assert sample is not None
+                assert (sample.id, sample.media[0].image().size) == (one.sample, one.seen[0].original)
+                assert one.ids is not None
+                assert store.pieces(one.ids.tolist()).keys() == set(one.ids.tolist())
+                assert one.events
+                if one.token_advantage is not None:
+                    by_token += 1
+                    assert phase == "train"
+                    sampled = np.isfinite(one.logp)
+                    assert one.token_advantage.shape == one.logp.shape
+                    assert one.token_advantage[sampled].mean() == pytest.approx(one.advantage, abs=1e-6)
+    assert by_token
+
+
 OWN = ("seconds", "judge/seconds", "tokens_per_second", "peak_rss_mb", "layout/")
 """What is measured of the machine, and how many micro-batches there are: every process has at least one."""
 
@@ -270,7 +298,9 @@ def test_two_processes_train_as_one_does_and_resume(crew: Crew, tmp_path: Path) 
     assert "ended [0, 0]" in said, said
     assert largest(weights(runs["two"]), weights(runs["cut"])) == 0
     assert largest(weights(runs["two"]), weights(alone)) <= 1e-6
-    # What was written is what one process writes.
+    # What was written is what one process writes, also of what happened elsewhere or before the break.
+    for run in runs.values():
+        whole(run)
     assert sorted(p.name for p in runs["one"].iterdir()) == sorted(p.name for p in runs["two"].iterdir())
 
 

@@ -149,8 +149,16 @@ class LanguageFamily:
         return Segment(ids, pictured, tuple(r.seen for r in ready), starts)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token by itself."""
-        return [str(self.tokenizer.decode([id], skip_special_tokens=False)) for id in ids]
+        """The text of each token by itself, for people to look at: U+FFFD for a part of a character, the token's name where
+        it has no text."""
+        names = self.tokenizer.convert_ids_to_tokens(list(ids))
+        # Tokenizers that mark the start of a word leave out the space before a text's first one.
+        return [
+            f" {text}"
+            if str(name).startswith("\N{LOWER ONE EIGHTH BLOCK}") and text[:1] != " "
+            else text or str(name)
+            for name, text in zip(names, (self.decode([id]) for id in ids), strict=True)
+        ]
 
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -100,6 +102,28 @@ def test_special_tokens_in_an_observation_are_text() -> None:
     special = [i for i, t in family.tokenizer.added_tokens_decoder.items() if t.special]
     assert np.isin(said.ids, special).sum() == np.isin(plain.ids, special).sum()
     assert "< |im_end|>" in family.decode(said.ids)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_pieces_are_the_text_in_parts(kind: str) -> None:
+    family = tiny(kind)
+    text = "How many circles, and where? \\boxed{3}"
+    ids = family.encode(text)
+    pieces = family.pieces([*ids, *family.stop_ids])
+    assert "".join(pieces[: len(ids)]).strip() == family.decode(ids).strip()
+    assert all(pieces)
+    assert family.pieces([]) == []
+
+
+def test_a_piece_keeps_the_space_that_its_tokenizer_only_marks() -> None:
+    marked = ["\u2581How", "\u2581", "many", "<0x0A>", "\u2581circles", "<unused>"]
+    said = ["How", "", "many", "\n", "circles", ""]
+    family = SimpleNamespace(
+        tokenizer=SimpleNamespace(convert_ids_to_tokens=lambda ids: [marked[id] for id in ids]),
+        decode=lambda ids: said[ids[0]],
+    )
+    pieces = LanguageFamily.pieces(cast("LanguageFamily", family), list(range(6)))
+    assert pieces == [" How", " ", "many", "\n", " circles", "<unused>"]
 
 
 def test_a_prompt_longer_than_the_window_is_refused_whole() -> None:
