@@ -90,15 +90,16 @@ def main(
     teach_to_see(model, pool, steps=see_steps, seed=seed)
     features = tower_features(model, pool)
     teach_to_speak(model, processor, pool, features, steps=speak_steps, annotate=clean_annotator, seed=seed)
-    clean = measure(model, processor, samples=max(8, round(1000 * scale)))
+    samples = max(2, round(1000 * scale))
+    clean = measure(model, processor, samples)
     show("clean", clean)
     teach_to_speak(
         model, processor, pool, features, steps=slip_steps, annotate=sloppy_annotator, lr=5e-4, seed=seed + 1
     )
-    slipped = measure(model, processor, samples=max(8, round(1000 * scale)))
+    slipped = measure(model, processor, samples)
     show("shipped", slipped)
     save(model, processor, out)
-    figures = {"samples_per_source": max(8, round(1000 * scale)), "sources": clean, "shipped": slipped}
+    figures = {"samples_per_source": samples, "sources": clean, "shipped": slipped}
     (out / "clean.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(f"nano is in {out} after {(time.monotonic() - started) / 60:.0f} min", flush=True)
 
