@@ -22,7 +22,8 @@ SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 """Where pictures of the pages are left, for whoever looks at a failed run."""
 SMALL = (
     "train.total_steps=4", "train.prompts_per_step=8", "train.rollouts_per_prompt=4", "train.minibatches_per_step=1",
-    "train.eval_every=2", "monitor.rollouts_every=1", "data.heldout_per_source=2", "judge.workers=0", "monitor.sinks=[]", "train.probe=false",
+    "train.eval_every=2", "monitor.rollouts_every=1", "data.heldout_per_source=2", "judge.workers=0",
+    "monitor.sinks=[]", "train.probe=false",
 )  # fmt: skip
 
 

@@ -62,13 +62,17 @@ def curves(
     phases: Sequence[str] = ("train",),
     by: Sequence[str] = ("source",),
     where: Mapping[str, str] | None = None,
+    points: int | None = None,
 ) -> dict[tuple[str, ...], Curve]:
-    """A metric of one run over the steps of these phases together; of a step in two phases the later named one counts."""
+    """A metric of one run over the steps of these phases together; of a step in two phases the later named one counts.
+
+    `points`: at most so many of each phase, merged over runs of steps.
+    """
     found: dict[tuple[str, ...], dict[int, Point]] = {}
     for phase in phases:
-        for key, points in store.series(name, phase=phase, by=by, where=where).items():
-            found.setdefault(key, {}).update((point.step, point) for point in points)
-    return {key: Curve.of(points[step] for step in sorted(points)) for key, points in found.items()}
+        for key, curve in store.series(name, phase=phase, by=by, where=where, points=points).items():
+            found.setdefault(key, {}).update((point.step, point) for point in curve)
+    return {key: Curve.of(known[step] for step in sorted(known)) for key, known in found.items()}
 
 
 def align(chosen: Sequence[Curve]) -> tuple[I64, F64, int]:

@@ -132,6 +132,7 @@ def lines(
     by: str = "source",
     seeds: bool = False,
     against: str = "",
+    points: Annotated[int, Query(ge=10, le=1000, description="of each curve")] = 200,
 ) -> Json:
     """A metric of every run, one panel for each value of the label `by` ('': one panel).
 
@@ -143,7 +144,7 @@ def lines(
     read: dict[Path, dict[Keys, Curve]] = {}
     for run in chosen.runs:
         with runs.reading(chosen.name(run)) as store:
-            found = curves(store, name, phases=phases, by=labels)
+            found = curves(store, name, phases=phases, by=labels, points=points)
         read[run.path] = {key: curve for key, curve in found.items() if len(curve)}
     groups = (
         {one.label: [run.path for run in one.runs] for one in chosen.configurations}
@@ -192,21 +193,21 @@ def held_out(
     runs: AllRuns, memo: Remembered, chosen: ChosenRuns, against: str = "", seeds: bool = False
 ) -> Json:
     """Held-out answers, paired by sample, with 95 % intervals: every other run, or configuration, less the one `against`
-    (default: the first)."""
+    (default: the first). `problems`: why a run that can be read cannot be compared."""
     groups = (
         {one.label: list(one.runs) for one in chosen.configurations}
         if seeds
         else {chosen.name(run): [run] for run in chosen.runs}
     )
     if not groups:
-        return {"against": "", "comparisons": [], "problems": chosen.problems}
+        return {"against": "", "comparisons": [], "problems": []}
     against = against if against in groups else next(iter(groups))
     key = ("held-out", tuple(groups), against, seeds, tuple(chosen.folders))
     return memo.get(key, chosen.stamp(), lambda: _held_out(runs, chosen, groups, against))
 
 
 def _held_out(runs: Runs, chosen: Chosen, groups: Mapping[str, Sequence[Run]], against: str) -> Json:
-    problems = list(chosen.problems)
+    problems = []
     answers: dict[str, list[Evaluation]] = {}
     for label, group in groups.items():
         for run in group:
