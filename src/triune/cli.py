@@ -21,6 +21,7 @@ from triune.core.errors import RecipeError, Stopped, TriuneError
 from triune.core.loading import find_recipe, list_recipes
 from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import Recipe
+from triune.monitor.alarms.command import alarms
 from triune.monitor.dash.command import dash
 from triune.serve.command import serve
 
@@ -429,6 +430,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "serve": serve,
     "export": export,
     "report": report,
+    "alarms": alarms,
     "dash": dash,
     "recipes": recipes,
 }

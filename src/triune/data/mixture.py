@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -53,9 +53,17 @@ class Mixture:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the prompts that each source has, by name."""
-        counts = self._counts / self._counts.sum()
-        return {source.name: float(share) for source, share in zip(self.sources, counts, strict=True)}
+        """The share of the prompts that each source name has, as samples bear it: a file may hold rows of many."""
+        found: dict[str, float] = {}
+        for source, count in zip(self.sources, self._counts.tolist(), strict=True):
+            named = Counter(sample.source for sample in self._named(source))
+            for name, number in named.items():
+                found[name] = found.get(name, 0.0) + count / CYCLE * number / named.total()
+        return found
+
+    def _named(self, source: Source) -> Iterable[Sample]:
+        """Samples that bear every name of a source: all, or the first of one that draws without end."""
+        return [source.sample(0)] if source.num_samples is None else stored(source)
 
     @property
     def skipped(self) -> dict[str, Counter[str]]:
@@ -80,7 +88,7 @@ class Mixture:
         """The first sample of each source name; a file may hold rows of many."""
         known = set[str]()
         for source in self.sources:
-            for sample in [source.sample(0)] if source.num_samples is None else stored(source):
+            for sample in self._named(source):
                 if sample.source not in known:
                     known.add(sample.source)
                     yield sample
