@@ -160,8 +160,7 @@ class Loop:
                     self.monitor.look()
                 stop = world().any(bool(self.monitor.stopping))
                 due = train.checkpoint_every and self.done % train.checkpoint_every == 0
-                stopping = self.monitor.stopping
-                asked = world().any(interrupt.asked or bool(stopping))
+                asked = world().any(interrupt.asked)
                 if last or due or asked or stop:
                     self.save()
                 if stop:
@@ -171,8 +170,7 @@ class Loop:
                     )
                 if asked and not last:
                     raise Interrupted(
-                        f"stopped after step {self.done}{stopping and f' ({stopping})'}; continue with: "
-                        f"triune train --resume {self.run_dir}"
+                        f"stopped after step {self.done}; continue with: triune train --resume {self.run_dir}"
                     )
 
     def check(self) -> None:

@@ -14,9 +14,7 @@ from torch import nn
 from triune.core.errors import DataError, ParityError, RecipeError
 from triune.core.recipe import Recipe
 from triune.loop import Loop
-from triune.runtime.process import Interrupted
 from triune.testing.models import demand, picture, ragged, sample, talker, tiny
-from triune.train.checkpoint import latest
 from triune.train.memory import GIB, Memory, saved_bytes
 from triune.train.probe import probe
 
@@ -197,15 +195,3 @@ def test_what_is_kept_must_name_a_source_or_a_task(recipe: Callable[..., Recipe]
     with pytest.raises(RecipeError, match=r"monitor\.keep\.a"):
         recipe("monitor.keep={a: 1.5}")
     Loop(recipe("monitor.keep={a: 0.5}"), tmp_path / "run").monitor.close()
-
-
-def test_a_run_that_an_alarm_wants_to_end_ends_with_a_checkpoint(
-    recipe: Callable[..., Recipe], tmp_path: Path
-) -> None:
-    with Loop(recipe(), tmp_path / "run") as loop:
-        loop.monitor.stopping = "entropy fell to 0"
-        with pytest.raises(
-            Interrupted, match=r"after step 1 \(entropy fell to 0\); continue with: .*--resume"
-        ):
-            loop.run()
-    assert latest(tmp_path / "run").name == "step-000001"
