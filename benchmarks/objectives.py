@@ -108,7 +108,8 @@ def child(name: str, rounds: int) -> dict[str, Any]:
         with Loop(made, folder / "run") as loop:
             rows: list[Sequence[Scored]] = []
             plain: list[Scored] = []
-            update = loop.update.step
+            learner: Any = loop.update
+            update = learner.step
 
             def drawn() -> list[Scored]:
                 """What GRPO would have drawn for the same prompts: its pictures are known while the step goes on."""
@@ -128,9 +129,8 @@ def child(name: str, rounds: int) -> dict[str, Any]:
                 plain.extend(drawn())
                 return update(lambda: rows[0], *arguments)
 
-            loop.update.step = once  # type: ignore[method-assign]
+            learner.step = once
             loop.step()
-            learner: Any = loop.update
             progress = Progress(step=2, total_steps=1000)
             Path("/proc/self/clear_refs").write_text("5")  # from here on the peak is this step's
             before = kib("VmRSS")

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from triune.core.sample import Media, Sample
 from triune.core.schedule import Progress
 from triune.evaluate import accuracy
 from triune.loop import Loop
-from triune.monitor.metric import Metric, Scored
+from triune.monitor.metric import Scored
 from triune.policy.corrupt import Patches, Scene
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -51,26 +50,17 @@ def train(seed: int, *overrides: str, steps: int, last: int = 10) -> dict[str, f
     """Trains nano for `steps` steps of eight prompts. Entropy and reward are means over the `last` steps; accuracies are
     greedy, on held-out samples, with their pictures, with masked ones and with grey ones."""
     recipe = Recipe.load(QUICKSTART, (*SMALL, f"seed={seed}", f"train.total_steps={steps}", *overrides))
-    entropies: list[list[Metric]] = []
     rewards: list[float] = []
     with tempfile.TemporaryDirectory() as folder, Loop(recipe, Path(folder)) as loop:
-        update = loop.update.step
-
-        def watched(*arguments: Any) -> Any:
-            report = update(*arguments)
-            entropies.append([m for m in report.metrics if m.name == "entropy"])
-            return report
-
-        loop.update.step = watched  # type: ignore[method-assign,assignment]
         for _ in range(steps):
             scored = loop.step()
             rewards.append(sum(one.verdict.reward or 0.0 for one in scored) / len(scored))
+        entropy = [point.mean for point in loop.monitor.store.series("entropy", by=())[()]]
         found = {
             "seen": mean_accuracy(loop.evaluate("seen")),
             "masked": mean_accuracy(loop.evaluate("masked", masked(loop.heldout))),
-            "blind": mean_accuracy(loop.evaluate("blind", blind=True)),
+            "blind": mean_accuracy(loop.evaluate("blind", probe="blind")),
         }
-    entropy = [sum(m.mean * m.count for m in many) / sum(m.count for m in many) for many in entropies]
     return found | {
         "drop": found["seen"] - found["masked"],
         "entropy": sum(entropy[-last:]) / last,
