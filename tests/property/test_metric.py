@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triune.core.verdict import Call, Component, Seen
+from triune.core.verdict import Call, Component, RewardEvent, Seen
 from triune.monitor.metric import Metric, merge
 from triune.monitor.rollouts import Rollout
 from triune.monitor.store import Store
@@ -123,8 +123,25 @@ rollouts = st.builds(
     logp=floats32,
     ids=st.none() | ints32,
     origin=st.none() | ints32,
+    events=st.lists(
+        st.builds(RewardEvent, decision=st.integers(0, 9), name=text, value=st.none() | finite), max_size=2
+    ).map(tuple),
+    token_advantage=st.none() | floats32,
     **dict.fromkeys(
-        ("id", "sample", "source", "task", "group", "prompt", "response", "status", "ending", "reason"), text
+        (
+            "id",
+            "sample",
+            "sample_sha",
+            "source",
+            "task",
+            "group",
+            "prompt",
+            "response",
+            "status",
+            "ending",
+            "reason",
+        ),
+        text,
     ),
 )
 

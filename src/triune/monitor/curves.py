@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from triune.monitor.points import Point, Points, runs
+from triune.monitor.points import MOMENTS, Point, Points, runs
 from triune.monitor.rollups import WIDTHS
 
 COLUMNS = ("source", "task", "component")
 """Labels with a column of their own; the others share the JSON column `labels`."""
 
-_MOMENTS = "step, count, mean, std, min, max, nonfinite"
 Key = tuple[str, ...]
 
 
@@ -83,7 +82,7 @@ class Curves:
             ends[self.of[series]] = max(step, ends.get(self.of[series], 0))
         steps = ", ".join(map(str, sorted(set(ends.values()))))
         rows = self._rows(
-            f"SELECT series, {_MOMENTS} FROM points WHERE step IN ({steps}) AND series IN ({self.chosen})"
+            f"SELECT series, {MOMENTS} FROM points WHERE step IN ({steps}) AND series IN ({self.chosen})"
         )
         rows = [row for row in rows if row[1] == ends[self.of[row[0]]]]
         return {key: point for key, (point,) in self._merged(rows, 1).items()}
@@ -91,8 +90,10 @@ class Curves:
     def _merged(self, rows: Sequence[Any], width: int) -> dict[Key, list[Point]]:
         if not rows:
             return {}
-        curve = np.array([self.of[row[0]] for row in rows])
-        points = Points.of([row[1:] for row in rows])
+        series, points = Points.of(rows)
+        curves = np.zeros(max(self.of) + 1, np.int64)
+        curves[list(self.of)] = list(self.of.values())
+        curve = curves[series]
         bucket = points.step // width
         order = np.lexsort((bucket, curve))  # stable: equal ones stay in the order of their series
         curve, bucket = curve[order], bucket[order]
@@ -106,7 +107,7 @@ class Curves:
         if low > high:
             return []
         return self._rows(
-            f"SELECT series, {_MOMENTS} FROM points WHERE step IN (SELECT step FROM steps {_SPAN}) "
+            f"SELECT series, {MOMENTS} FROM points WHERE step IN (SELECT step FROM steps {_SPAN}) "
             f"AND series IN ({self.chosen})",
             self.phase, low, high,
         )  # fmt: skip
@@ -116,7 +117,7 @@ class Curves:
         if first >= end:
             return []
         return self._rows(
-            f"SELECT series, {_MOMENTS} FROM rollups WHERE width = {width} AND bucket IN "
+            f"SELECT series, {MOMENTS} FROM rollups WHERE width = {width} AND bucket IN "
             f"(SELECT DISTINCT step / {width} FROM steps {_SPAN}) AND series IN ({self.chosen})",
             self.phase, first * width, end * width - 1,
         )  # fmt: skip

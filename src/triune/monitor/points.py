@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+
+
+MOMENTS = "step, count, coalesce(mean, 0.0), coalesce(std, 0.0), coalesce(min, mean, 0.0), coalesce(max, mean, 0.0), nonfinite"
+"""Columns of the tables `points` and `rollups`, where std, min and max are NULL of values that were all equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +39,7 @@ class Point:
 class Points:
     """Points in columns, in the order in which they are merged.
 
-    step, count and nonfinite i64[N]; mean, std, min and max f64[N], NaN where the count is 0. Tables hold NULL for std,
-    min and max where all values were equal.
+    step, count and nonfinite i64[N]; mean, std, min and max f64[N], NaN where the count is 0.
     """
 
     step: I64
@@ -47,20 +51,21 @@ class Points:
     nonfinite: I64
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[Any]]) -> Points:
-        """From rows of a table: step, count, mean, std, min, max, nonfinite."""
-        table = np.array(rows, np.float64).reshape(-1, 7).T  # None becomes NaN
-        step, count, mean, std, low, high, nonfinite = table
-        equal = np.isnan(std) & (count > 0)
-        return cls(
+    def of(cls, rows: Sequence[Sequence[float]]) -> tuple[I64, Points]:
+        """From rows of series and `MOMENTS`: the series i64[N], and the points."""
+        table = np.fromiter(chain.from_iterable(rows), np.float64, 8 * len(rows)).reshape(-1, 8).T
+        series, step, count, mean, std, low, high, nonfinite = table
+        known = count > 0
+        points = cls(
             step=step.astype(np.int64),
             count=count.astype(np.int64),
-            mean=mean,
-            std=np.where(equal, 0.0, std),
-            min=np.where(equal, mean, low),
-            max=np.where(equal, mean, high),
+            mean=np.where(known, mean, np.nan),
+            std=np.where(known, std, np.nan),
+            min=np.where(known, low, np.nan),
+            max=np.where(known, high, np.nan),
             nonfinite=nonfinite.astype(np.int64),
         )
+        return series.astype(np.int64), points
 
     def __len__(self) -> int:
         return len(self.step)
@@ -104,7 +109,7 @@ class Points:
         return list(map(Point, *(getattr(self, name).tolist() for name in Points.__slots__)))
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """As `of` takes them."""
+        """As the tables hold them: step, count, mean, std, min, max, nonfinite."""
         columns = [getattr(self, name).tolist() for name in Points.__slots__]
         return [
             (step, count, mean if count else None, *((std, low, high) if low < high else (None,) * 3), bad)

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from triune.monitor.points import Points, runs
+from triune.monitor.points import MOMENTS, Points, runs
 
 WIDTHS = (8, 32, 128, 512)
 """Steps to a bucket; each is a multiple of the one before."""
 
 _MINE = "series IN (SELECT id FROM series WHERE phase = ?)"
-_MOMENTS = "step, count, mean, std, min, max, nonfinite"
 
 
 def logged(db: sqlite3.Connection, phase: str, step: int, before: int | None) -> None:
@@ -51,20 +50,20 @@ def _build(db: sqlite3.Connection, phase: str, level: int, bucket: int) -> None:
     if level:
         finer = WIDTHS[level - 1]
         rows: list[Any] = db.execute(
-            f"SELECT series, {_MOMENTS} FROM rollups WHERE width = ? AND bucket >= ? AND bucket < ? AND {_MINE}",
+            f"SELECT series, {MOMENTS} FROM rollups WHERE width = ? AND bucket >= ? AND bucket < ? AND {_MINE}",
             (finer, bucket * width // finer, (bucket + 1) * width // finer, phase),
         ).fetchall()
     else:
         rows = db.execute(
-            f"SELECT series, {_MOMENTS} FROM points WHERE step >= ? AND step < ? AND {_MINE}",
+            f"SELECT series, {MOMENTS} FROM points WHERE step >= ? AND step < ? AND {_MINE}",
             (bucket * width, (bucket + 1) * width, phase),
         ).fetchall()
     if not rows:
         return
-    series = np.array([row[0] for row in rows])
+    series, points = Points.of(rows)
     order = np.argsort(series, kind="stable")
     starts = runs(series[order])
-    merged = Points.of([row[1:] for row in rows]).take(order).merge(starts)
+    merged = points.take(order).merge(starts)
     db.executemany(
         "INSERT INTO rollups VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [

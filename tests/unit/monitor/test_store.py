@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from triune.core.errors import StorageError
+from triune.core.errors import DataError, StorageError
 from triune.core.sample import Media, Message, Picture
 from triune.data.saved import _together
 from triune.monitor.metric import Metric, scalar
 from triune.monitor.rollouts import Rollout, from_parquet, to_parquet
-from triune.monitor.store import Event, Store
+from triune.monitor.store import Event, Query, Store
 
 from .making import make_sample, make_scored, picture
 
@@ -170,6 +170,72 @@ def test_what_was_placed_is_told_apart_and_older_files_hold_none(tmp_path: Path)
     assert [row.component for row in from_parquet(tmp_path / "old.parquet")] == ["policy", "policy"]
     # Judged again, a demonstration is a group of its own, as it was.
     assert [[row.id for row in group] for group in _together(rows)] == [[one.trajectory.id], ["demo"]]
+
+
+def test_a_sample_is_kept_whole_once_and_without_its_pictures_bytes(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "elsewhere.png"
+    picture(3).save(path)
+    lying = Media.from_bytes(path.read_bytes(), str(path))
+    given = make_sample(4, meta={"level": 2}, expert="\\boxed{3}", tools=("zoom",))
+    moved = given.model_copy(update={"media": (lying,)})
+    inside = given.model_copy(update={"media": (Media.from_bytes(path.read_bytes()),)})
+    other = given.model_copy(update={"truth": 4})
+    for step, one in enumerate((moved, inside, other), start=1):
+        rollouts = [Rollout.of(step, "train", make_scored(sample=one))] * 2
+        store.log_step(step, "train", [], rollouts=rollouts, media=one.media, samples=[one, one])
+    first, second, third = (store.rollouts("train", step)[0].sample_sha for step in (1, 2, 3))
+    assert first == second != third  # where a picture lies is not what it is
+    path.unlink()
+    kept = store.sample(first)
+    assert kept is not None
+    assert kept.media[0].read() == inside.media[0].data
+    assert kept.model_copy(update={"media": ()}) == given.model_copy(update={"media": ()})
+    assert store.find(Query(samples=(given.id,))).total == 6
+    assert store.sample("0" * 64) is None
+    stored = store.media(lying.sha256)
+    assert stored is not None
+    stored.unlink()
+    bare = store.sample(first)
+    assert bare is not None
+    with pytest.raises(DataError, match=lying.sha256):
+        bare.media[0].read()
+    with contextlib.closing(sqlite3.connect(store.run_dir / "metrics.sqlite")) as db:
+        count, longest = db.execute("SELECT count(*), max(length(content)) FROM samples").fetchone()
+    assert count == 2
+    assert longest < 2000
+
+
+def test_the_text_of_tokens(store: Store) -> None:
+    store.log_step(1, "train", [], pieces={1: "a", 2: " b\N{REPLACEMENT CHARACTER}", 300_000: ""})
+    store.log_step(1, "train", [], pieces={1: "A"})
+    store.rewind(0)
+    assert store.pieces([2, 1, 1, 300_000, 7]) == {1: "A", 2: " b\N{REPLACEMENT CHARACTER}", 300_000: ""}
+    assert store.pieces(np.array([2], np.int32)) == {2: " b\N{REPLACEMENT CHARACTER}"}
+    assert store.pieces([]) == {}
+
+
+def test_a_writer_killed_before_a_file_was_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is committed, its file is whole but not moved: readers find it, and the next writer moves it."""
+    with Store(tmp_path) as store:
+        log(store, 1, value=0.25)
+        with monkeypatch.context() as patch:
+            patch.setattr("triune.monitor.shards.move", lambda *_: None)
+            log(store, 1, value=0.5)  # in place of the first
+            log(store, 2, value=0.75)
+    torn = tmp_path / "rollouts" / "train" / "00000003.partial"
+    torn.write_bytes(b"half")
+
+    def rewards(store: Store) -> list[float | None]:
+        return [store.rollouts("train", step)[0].components[0].value for step in (1, 2)]
+
+    with Store(tmp_path, readonly=True) as store:
+        assert rewards(store) == [0.5, 0.75]
+        assert [row.step for row in store.find(Query(text="boxed")).rows] == [2, 1]
+    with Store(tmp_path) as store:
+        assert list(tmp_path.glob("rollouts/*/*.partial")) == []
+        assert rewards(store) == [0.5, 0.75]
 
 
 @pytest.mark.parametrize(
