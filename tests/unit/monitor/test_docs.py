@@ -42,7 +42,7 @@ def test_every_query_runs_and_finds_something(run_dir: Path, query: str) -> None
 
 def test_the_answers_are_the_right_ones(run_dir: Path) -> None:
     with contextlib.closing(sqlite3.connect(run_dir / "metrics.sqlite")) as db:
-        rewards, accuracy, flat, unjudged, nonfinite, drops = (
+        rewards, accuracy, flat, unjudged, nonfinite, drops, spread, samples = (
             db.execute(query).fetchall() for query in QUERIES
         )
     assert rewards == [("counting/shapes", 1.0, 0.0, 2)]
@@ -51,6 +51,8 @@ def test_the_answers_are_the_right_ones(run_dir: Path) -> None:
     assert unjudged == [("counting/shapes", "timeout", 2)]
     assert nonfinite == [("loss", "", "{}", 1, 2)]
     assert drops == [("timeout", "counting/shapes", 2, 1, 2)]
+    assert spread == [("counting/shapes/0", 4, 1.0, 0.0)]
+    assert samples == [("counting/shapes/0", 3, 4, 4)]
 
 
 def test_rollouts_are_a_dataset(run_dir: Path) -> None:
