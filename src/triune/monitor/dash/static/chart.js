@@ -118,6 +118,7 @@ export function chart({ title, curves, height = 130, unit = false, legend = true
   }
 
   function nearer(factor) {
+    if (!frame) return;
     const [low, high] = given.zoom || [frame.left, frame.right];
     const middle = at ? at.x : (low + high) / 2;
     const range = [middle - (middle - low) * factor, middle + (high - middle) * factor];
@@ -128,7 +129,7 @@ export function chart({ title, curves, height = 130, unit = false, legend = true
 
   svg.addEventListener("keydown", (event) => {
     const can = reach();
-    if (!can.length || !frame || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!can.length || event.ctrlKey || event.metaKey || event.altKey) return;
     const here = at === null ? can.length : before(can, at.x);
     const to = { ArrowLeft: here - 1, ArrowRight: here + 1, Home: 0, End: can.length - 1 }[event.key];
     const other = { ArrowUp: -1, ArrowDown: 1 }[event.key];
