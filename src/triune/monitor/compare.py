@@ -84,11 +84,8 @@ def gather(paths: Sequence[Path | str]) -> list[Configuration]:
         while any(run.seed == other.seed for other in found.get(of, ())):
             of += " again"
         found.setdefault(of, []).append(run)
-    names = Counter(_name(runs) for runs in found.values())
-    return [
-        Configuration(name if names[name := _name(runs)] == 1 else _joined(runs), tuple(runs))
-        for runs in found.values()
-    ]
+    groups = list(found.values())
+    return [Configuration(label, tuple(runs)) for label, runs in zip(_named(groups), groups, strict=True)]
 
 
 def recipe_diff(runs: Sequence[Run]) -> list[Difference]:
@@ -115,13 +112,21 @@ def _configuration(recipe: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def _name(runs: Sequence[Run]) -> str:
-    recipe = runs[0].recipe
-    return runs[0].label if recipe is None or len(runs) == 1 else str(recipe.get("name", runs[0].label))
-
-
-def _joined(runs: Sequence[Run]) -> str:
-    return runs[0].label if len(runs) == 1 else f"{runs[0].label} and {len(runs) - 1} more"
+def _named(groups: Sequence[Sequence[Run]]) -> list[str]:
+    """A name for each configuration: of a single run its label; of seeds the recipe's name, with what tells it from others of
+    that name."""
+    names = []
+    for runs in groups:
+        name = str((runs[0].recipe or {}).get("name", runs[0].label))
+        same = [of[0] for of in groups if len(of) > 1 and str((of[0].recipe or {}).get("name")) == name]
+        told = [row for row in recipe_diff(same) if row.key not in NOT_THE_CONFIGURATION]
+        values = [f"{row.key}={json.dumps(row.values.get(runs[0].label))[:30]}" for row in told[:2]]
+        names.append(runs[0].label if len(runs) == 1 else " ".join([name, *values]))
+    if len(set(names)) == len(names):
+        return names
+    return [
+        runs[0].label if len(runs) == 1 else f"{runs[0].label} and {len(runs) - 1} more" for runs in groups
+    ]
 
 
 # Held-out answers
@@ -231,8 +236,12 @@ def _gain(
             strata = np.array([stratum(key) for key in keys], np.int64)
             blocks.append(Block(values[0], values[1], strata, matched))
     found = effect(blocks, seed=seed)
-    n = sum(map(len, common))
-    return Gain(found.first, found.second, found.gain, found.ci95, n, unpaired, found.covers)
+    seen = np.concatenate([side.ravel() for block in blocks for side in (block.first, block.second)])
+    most = max(1.0, float(seen.max())) - min(
+        0.0, float(seen.min())
+    )  # no difference of accuracies can be larger
+    ci95 = found.ci95 and (max(-most, found.ci95[0]), min(most, found.ci95[1]))
+    return Gain(found.first, found.second, found.gain, ci95, sum(map(len, common)), unpaired, found.covers)
 
 
 def _panels(everything: Sequence[Evaluation]) -> list[list[Evaluation]]:

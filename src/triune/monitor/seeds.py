@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from triune.monitor.stats import F64, Covers, bootstrap
 
@@ -48,9 +48,11 @@ def effect(blocks: Sequence[Block], *, seed: int = 0) -> Effect:
     """The difference over blocks, each of which counts once.
 
     One run on either side: the percentile bootstrap over samples (`stats.bootstrap`), which covers samples. Several blocks
-    (each seed has samples of its own): Student's interval over the blocks' differences, which covers both. One block with
-    several runs on each side: the variance is that of the samples plus that between the runs of each side, and covers both;
-    with a single run on one side the seeds' share is unknown there, and the interval covers samples, for these runs.
+    (each seed has samples of its own): Student's interval over the blocks' differences, which covers both; two or three
+    differences can agree by chance, so their variance counts as no less than what the samples alone give (as in Knapp and
+    Hartung's intervals modified by Röver et al. 2015). One block with several runs on each side: the variance is that of the
+    samples plus that between the runs of each side, and covers both; with a single run on one side the seeds' share is
+    unknown there, and the interval covers samples, for these runs.
     """
     means = [
         tuple(_weighted(side, block.strata).mean() for side in (block.first, block.second))
@@ -60,10 +62,11 @@ def effect(blocks: Sequence[Block], *, seed: int = 0) -> Effect:
     gain = second - first
     if len(blocks) > 1:
         differences = np.array([after - before for before, after in means])
-        parts = [(differences.var(ddof=1) / len(blocks), len(blocks) - 1)]
-        return Effect(first, second, gain, interval(gain, parts), "seeds and samples")
+        between = differences.var(ddof=1) / len(blocks)
+        variance = max(between, sum(map(_of_samples, blocks)) / len(blocks) ** 2)
+        return Effect(first, second, gain, interval(gain, [(variance, len(blocks) - 1)]), "seeds and samples")
     (block,) = blocks
-    strata = _split(block.second.mean(axis=0) - block.first.mean(axis=0), block.strata)
+    strata = _apart(block)
     if min(len(block.first), len(block.second)) < 2:
         return Effect(first, second, gain, bootstrap(strata, seed=seed), "samples")
     if min(map(len, strata)) < 2:
@@ -81,7 +84,7 @@ def interval(estimate: float, parts: Sequence[tuple[float, int]]) -> tuple[float
     if variance <= 0.0:
         return estimate, estimate
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(student.ppf(0.975, freedom)) * math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
     return estimate - half, estimate + half
 
 
@@ -90,5 +93,13 @@ def _weighted(values: F64, strata: I64) -> F64:
     return np.asarray(np.mean([values[:, strata == one].mean(axis=1) for one in np.unique(strata)], axis=0))
 
 
-def _split(values: F64, strata: I64) -> list[F64]:
-    return [values[strata == one] for one in np.unique(strata)]
+def _apart(block: Block) -> list[F64]:
+    """Per stratum: the difference of each sample, averaged over runs."""
+    apart = block.second.mean(axis=0) - block.first.mean(axis=0)
+    return [apart[block.strata == one] for one in np.unique(block.strata)]
+
+
+def _of_samples(block: Block) -> float:
+    """The variance of the block's difference that its samples alone give it; what a stratum of one sample adds is not known."""
+    strata = _apart(block)
+    return sum(float(v.var(ddof=1)) / len(v) for v in strata if len(v) > 1) / len(strata) ** 2

@@ -69,7 +69,7 @@ def test_runs_that_differ_in_name_and_seed_are_seeds_of_one_configuration(tmp_pa
 
 def test_two_configurations_of_one_name_are_told_apart(tmp_path: Path) -> None:
     paths = [make_run(tmp_path / f"{lr}-{seed}", recipe(seed, lr=lr)) for lr in (1, 2) for seed in (0, 1)]
-    assert [one.label for one in gather(paths)] == ["1-0 and 1 more", "2-0 and 1 more"]
+    assert [one.label for one in gather(paths)] == ["base train.lr=1", "base train.lr=2"]
 
 
 def test_runs_of_one_folder_name_are_told_apart_by_the_folders_above(tmp_path: Path) -> None:
