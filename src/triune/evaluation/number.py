@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeVar
 
@@ -10,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from triune.core.base import Frozen
-from triune.monitor.stats import bootstrap
+from triune.monitor.stats import bootstrap, wilson
 
 T = TypeVar("T")
-
-Z = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
 
 
 class Number(Frozen):
@@ -54,10 +50,8 @@ def share(yes: Iterable[bool]) -> Number:
     if not n:
         return Number(value=None, n=0)
     p = hits / n
-    centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
-    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Number(value=p, n=n, low=min(low, p), high=max(high, p), interval="wilson")
+    low, high = wilson(p, n)
+    return Number(value=p, n=n, low=low, high=high, interval="wilson")
 
 
 def mean(values: Iterable[float]) -> Number:

@@ -7,6 +7,7 @@ either mean. Intervals are percentile bootstraps over samples; the mean over tas
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 F64 = NDArray[np.float64]
 
 RESAMPLES = 10_000
+Z = 1.959963984540054
+"""The 97.5 % quantile of the normal distribution."""
+
 Covers = Literal["samples", "seeds and samples"]
 _CHUNK = 500  # resamples drawn at once: bounds the memory to 500 x samples
 
@@ -78,6 +82,13 @@ def bootstrap(
             means[start : start + _CHUNK] += values[picks].mean(axis=1) / len(strata)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)
+
+
+def wilson(p: float, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a share `p` of `n` (Wilson 1927, Eq. 3)."""
+    centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n))
+    return min(max(0.0, centre - half), p), max(min(1.0, centre + half), p)
 
 
 def paired_gains(before: Iterable[Score], after: Iterable[Score], *, seed: int = 0) -> Gains:
