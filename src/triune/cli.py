@@ -23,6 +23,7 @@ from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import Recipe
 from triune.monitor.alarms.command import alarms
 from triune.monitor.dash.command import dash
+from triune.monitor.report.command import report
 from triune.serve.command import serve
 
 if TYPE_CHECKING:
@@ -375,17 +376,6 @@ def export(
     path, compared = write(run, folder, step=checkpoint, dtype=dtype, adapter=adapter)
     out.print(str(path))
     out.print(str(compared), markup=False)
-    return 0
-
-
-def report(run: Annotated[Positional[Path], arg(metavar="RUN", help="folder of a run")]) -> int:
-    """Write a run's report: curves, tables and rollouts on one page."""
-    from triune.monitor.report import write_report
-
-    if not run.is_dir():
-        raise RecipeError(f"{run} is not the folder of a run")
-    for file in write_report(run):
-        out.print(str(file))
     return 0
 
 

@@ -163,11 +163,11 @@ def main(
     (run_dir / "summary.json").write_text(json.dumps(summary, indent=2))
     from triune.monitor.report import write_report
 
-    html, png = write_report(run_dir)
+    files = write_report(run_dir, ("html", "md", "overview"))
     console.print(table(summary))
     console.print(f"set-up {seconds['setup']:.0f} s, training {seconds['train']:.0f} s, evaluation {seconds['eval']:.0f} s, "
                   f"peak memory {summary['peak_rss_mb']:.0f} MB")  # fmt: skip
-    console.print(f"report: {html}\n        {png}", highlight=False, soft_wrap=True)
+    console.print(f"report: {files[0]}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

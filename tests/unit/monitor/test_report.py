@@ -21,7 +21,8 @@ from triune.monitor.metric import Scored, scalar
 from triune.monitor.monitor import Monitor
 from triune.monitor.report import write_report
 from triune.monitor.report.cases import CASES_PER_TASK
-from triune.monitor.report.collect import collect, duration
+from triune.monitor.report.collect import collect
+from triune.monitor.report.facts import duration
 from triune.monitor.report.markup import Markup, join, tag
 from triune.monitor.report.page import page
 from triune.monitor.report.pictures import load
@@ -156,12 +157,12 @@ def test_what_comes_from_models_and_data_is_only_text(run_dir: Path) -> None:
 
 def test_the_headline_is_computed_from_the_rollouts(run_dir: Path) -> None:
     report = collect(run_dir)
-    counting = report.tasks["counting"]
+    counting = report.results.tasks["counting"]
     assert (counting.before, counting.after, counting.n) == (1 / 7, 6 / 7, 7)
-    assert counting.blind == 0.0
-    assert report.sources["grounding/shape"].gain == pytest.approx(0.6)
-    assert report.tasks["grounding"].blind is None
-    assert report.mean.before == pytest.approx((1 / 7 + 0.2) / 2)
+    assert counting.others == {"blind": 0.0}
+    assert report.results.sources["grounding/shape"].gain == pytest.approx(0.6)
+    assert "blind" not in report.results.tasks["grounding"].others
+    assert report.results.mean.before == pytest.approx((1 / 7 + 0.2) / 2)
     text = read(run_dir).text
     for shown in ("14.3%", "85.7%", "+71.4", "mean over tasks", "+60.0"):
         assert shown in text
@@ -194,9 +195,9 @@ def test_the_summary_wins_where_there_is_one(run_dir: Path, tmp_path: Path) -> N
     ):
         assert shown in text, shown
     report = collect(run_dir)
-    assert report.mean.blind is None
-    assert report.mean.n == 200
-    assert report.sources["elsewhere"].ci95 is None
+    assert report.results.mean.others == {"clean": 0.9, "blind": 0.0}
+    assert report.results.mean.n == 200
+    assert report.results.sources["elsewhere"].ci95 is None
 
 
 def test_a_broken_summary_is_named(run_dir: Path, tmp_path: Path) -> None:
@@ -230,8 +231,9 @@ def test_cases_show_failures_too(run_dir: Path) -> None:
     assert len(counting.cases) == CASES_PER_TASK
     assert [case.kind for case in grounding.cases] == ["improved"] * 4
     case = grounding.cases[0]
-    assert case.boxes == [Box(10, 10, 31, 31)]
-    assert [list(answer.boxes) for answer in case.answers] == [
+    assert case.marks is not None
+    assert case.marks.boxes == (Box(10, 10, 31, 31),)
+    assert [list(answer.marks.boxes) for answer in case.answers] == [
         [Box(25, 10, 46, 31, "square")],
         [Box(11, 10, 32, 31, "square")],
     ]
@@ -254,7 +256,7 @@ def test_cases_come_from_different_sources(tmp_path: Path) -> None:
 
 
 def test_the_files(run_dir: Path) -> None:
-    html, png = write_report(run_dir)
+    html, png = write_report(run_dir, ("html", "overview"))
     assert html == run_dir / "report.html"
     assert html.read_text(encoding="utf-8") == page(collect(run_dir))
     assert png == run_dir / "report.png"
@@ -275,7 +277,9 @@ assert "torch" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("None)")
+    assert "report.md" in done.stdout
+    assert ".png" not in done.stdout
+    assert "figures need matplotlib: pip install 'triune[report]'" in done.stderr
     assert (run_dir / "report.html").exists()
 
 
@@ -294,14 +298,14 @@ def test_evaluations_on_the_way_stand_in_for_before_and_after(tmp_path: Path) ->
     with Monitor(tmp_path) as monitor:
         for step, value in ((5, 0.0), (10, 1.0)):
             monitor.log_step(step, "eval", [make_scored(value, count_sample(i)) for i in range(3)])
-    assert collect(tmp_path).tasks["counting"].gain == 1.0
+    assert collect(tmp_path).results.tasks["counting"].gain == 1.0
 
 
 def test_an_empty_run(tmp_path: Path) -> None:
     Monitor(tmp_path).close()
-    html, png = write_report(tmp_path)
-    assert png is not None
-    assert tmp_path.name in html.read_text()
+    files = write_report(tmp_path)
+    assert [file.name for file in files] == ["report.html", "report.md", "report.png"]
+    assert tmp_path.name in files[0].read_text()
     with pytest.raises(StorageError, match="not the directory of a run"):
         write_report(tmp_path / "nothing")
 
@@ -311,7 +315,7 @@ def test_a_rollout_that_nobody_could_judge(tmp_path: Path) -> None:
         monitor.log_step(0, "eval-before", [make_scored(None)])
         monitor.log_step(1, "eval-after", [make_scored(1.0)])
     report = collect(tmp_path)
-    assert report.tasks == {}  # no pair of scores
+    assert report.results.tasks == {}  # no pair of scores
     assert report.cases[0].cases[0].kind == "not judged"
     assert "? not judged" in read(tmp_path).text
 

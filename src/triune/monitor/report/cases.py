@@ -5,30 +5,39 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from triune.monitor.boxes import Box, Canvas, answered_marks, true_marks
+from triune.core.sample import Check
+from triune.monitor.boxes import Box, Canvas, Layout, Marks, Outline, answered_marks, true_marks
 from triune.monitor.report.pictures import Picture, load
 from triune.monitor.rollouts import Rollout
 from triune.monitor.store import Store
 
 CASES_PER_TASK = 4
-_MAX_BOXES = 100  # drawn per picture: a degenerate answer must not make the page unusable
+_MAX_MARKS = 100  # of a kind drawn per picture: a degenerate answer must not make the page unusable
 KINDS = ("improved", "regressed", "wrong both times", "right both times")
+_BETWEEN = {
+    "improved": "only the second is right",
+    "regressed": "only the first is right",
+    "wrong both times": "both are wrong",
+    "right both times": "both are right",
+    "not judged": "not judged",
+}
+_IN_ORDER = (*KINDS, *_BETWEEN.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the policy said about a case at one time, and the boxes it drew there if the case is about boxes."""
+    """What the policy said about a case at one time, and what it marked there if the case is about places."""
 
     when: str
     rollout: Rollout
-    boxes: Sequence[Box] = ()
+    marks: Marks
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One sample to look at. `boxes` are the true ones, None if the truth is not boxes."""
+    """One sample to look at. `marks` are the true ones, None if the truth is not about places."""
 
     kind: str
     source: str
@@ -36,7 +45,7 @@ class Case:
     prompt: str
     truth: str
     pictures: Sequence[Picture]
-    boxes: Sequence[Box] | None
+    marks: Marks | None
     answers: Sequence[Answer]
 
 
@@ -47,6 +56,11 @@ class TaskCases:
     task: str
     cases: Sequence[Case]
     counts: Mapping[str, int]
+
+
+def all_marks(marks: Marks) -> list[Box | Outline]:
+    """In the order in which they are drawn."""
+    return [*marks.boxes, *marks.polygons, *marks.points]
 
 
 def choose_cases(store: Store, before: Sequence[Rollout], after: Sequence[Rollout]) -> list[TaskCases]:
@@ -67,6 +81,25 @@ def choose_cases(store: Store, before: Sequence[Rollout], after: Sequence[Rollou
         cases = [_case(store, kind, first.get(key), second.get(key)) for kind, key in chosen]
         found.append(TaskCases(task, cases, {kind: len(kinds[kind]) for kind in sorted(kinds, key=_order)}))
     return found
+
+
+def choose_differing(
+    store: Store, first: Sequence[Rollout], second: Sequence[Rollout], when: tuple[str, str]
+) -> list[TaskCases]:
+    """Samples that two runs answered otherwise, by the same rule; `store` holds the pictures, `when` names the runs."""
+    one, other = _by_sample(first), _by_sample(second)
+    by_task: dict[str, dict[str, list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    for key, rollout in other.items():
+        if key in one and one[key].response != rollout.response:
+            by_task[rollout.task][_BETWEEN[kind_of(one[key], rollout)]].append(key)
+    return [
+        TaskCases(
+            task,
+            [_case(store, kind, one[key], other[key], when) for kind, key in _choose(kinds)],
+            {kind: len(kinds[kind]) for kind in sorted(kinds, key=_order)},
+        )
+        for task, kinds in sorted(by_task.items())
+    ]
 
 
 def _by_sample(rollouts: Sequence[Rollout]) -> dict[tuple[str, str], Rollout]:
@@ -106,23 +139,54 @@ def _choose(kinds: Mapping[str, Sequence[tuple[str, str]]]) -> list[tuple[str, t
 
 
 def _order(kind: str) -> int:
-    return KINDS.index(kind) if kind in KINDS else len(KINDS)
+    return _IN_ORDER.index(kind) if kind in _IN_ORDER else len(_IN_ORDER)
 
 
-def _case(store: Store, kind: str, before: Rollout | None, after: Rollout | None) -> Case:
+def _case(
+    store: Store,
+    kind: str,
+    before: Rollout | None,
+    after: Rollout | None,
+    when: tuple[str, str] = ("before", "after"),
+) -> Case:
     known = after or before
     assert known is not None
     pictures = [picture for sha in known.media if (picture := load(store.media(sha))) is not None]
-    canvases = [
-        Canvas(picture.size, known.seen[n].processed if n < len(known.seen) else None)
+    canvases, layout = _canvases(known, pictures), _layout(store, known)
+    true = true_marks(known.truth, known.truth_frame, canvases, layout) if canvases else None
+    answers = []
+    for name, rollout in zip(when, (before, after), strict=True):
+        if rollout is not None:
+            drawn = Marks()
+            if true is not None:
+                as_seen = _canvases(rollout, pictures)
+                drawn = answered_marks(rollout.response, rollout.answer_frame, as_seen, layout, true)
+            answers.append(Answer(name if before and after else "", rollout, _bounded(drawn)))
+    truth = known.truth if isinstance(known.truth, str) else json.dumps(known.truth, ensure_ascii=False)
+    marks = None if true is None else _bounded(true)
+    return Case(kind, known.source, known.sample, known.prompt, truth, pictures, marks, answers)
+
+
+def _canvases(rollout: Rollout, pictures: Sequence[Picture]) -> list[Canvas]:
+    """The stored pictures, with the sizes in which this rollout saw them."""
+    return [
+        Canvas(picture.size, rollout.seen[n].processed if n < len(rollout.seen) else None)
         for n, picture in enumerate(pictures)
     ]
-    true = true_marks(known.truth, known.truth_frame, canvases) if canvases else None
-    boxes = None if true is None else list(true.boxes[:_MAX_BOXES])
-    answers = []
-    for when, rollout in (("before", before), ("after", after)):
-        if rollout is not None:
-            drawn = answered_marks(rollout.response, rollout.answer_frame, canvases).boxes if true else ()
-            answers.append(Answer(when if before and after else "", rollout, drawn[:_MAX_BOXES]))
-    truth = known.truth if isinstance(known.truth, str) else json.dumps(known.truth, ensure_ascii=False)
-    return Case(kind, known.source, known.sample, known.prompt, truth, pictures, boxes, answers)
+
+
+def _layout(store: Store, rollout: Rollout) -> Layout:
+    """How coordinates are written, as the sample's checks say; without the sample, as far as their names do."""
+    if rollout.sample_sha and (sample := store.sample(rollout.sample_sha)) is not None:
+        return Layout.of(sample.checks)
+    return Layout.of(Check(verifier=part.name) for part in rollout.components)
+
+
+def _bounded(marks: Marks) -> Marks:
+    """As many of each kind as a page can show."""
+    return replace(
+        marks,
+        boxes=marks.boxes[:_MAX_MARKS],
+        points=marks.points[:_MAX_MARKS],
+        polygons=marks.polygons[:_MAX_MARKS],
+    )

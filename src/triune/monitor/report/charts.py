@@ -6,13 +6,11 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from triune.monitor.report.collect import Line, Panel, Result
 from triune.monitor.report.markup import Markup, tag
-
-Points = Sequence[tuple[float, float]]
+from triune.monitor.report.panels import FEW, Line, Panel, Points, smooth
+from triune.monitor.report.results import Result
 
 COLOURS = 6  # classes c0 to c5 of the style sheet
-_FEW = 40  # up to so many points each is a dot; more are a smoothed line over a faint one
 _FAINT_POINTS = 240  # what the faint line is thinned to
 _WIDTH, _HEIGHT = 320.0, 150.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 38.0, 8.0, 8.0, 20.0
@@ -24,6 +22,7 @@ def line_chart(panel: Panel, colours: Sequence[int] = ()) -> Markup:
         s for line in panel.lines for s in line.broken
     ]
     ys = [value for line in panel.lines for _, value in line.points]
+    ys += [bound for line in panel.lines for _, *bounds in line.band for bound in bounds]
     x_range = (min(xs, default=0), max(xs, default=1))
     ticks = _ticks(ys, panel.scale)
     plot = _Plot(x_range, (ticks[0], ticks[-1]))
@@ -62,7 +61,7 @@ def line_chart(panel: Panel, colours: Sequence[int] = ()) -> Markup:
 
 
 def dumbbell(result: Result, *, width: float = 200.0) -> Markup:
-    """Before and after on one scale from 0 to 1, the interval of the gain around after, clean and blind accuracy."""
+    """Before and after on one scale from 0 to 1, the interval of the gain around after, and the accuracy of other evaluations."""
     height, pad = 22.0, 7.0
     middle = height / 2
 
@@ -72,19 +71,12 @@ def dumbbell(result: Result, *, width: float = 200.0) -> Markup:
     parts: list[Markup] = [
         tag("line", x1=x(v), x2=x(v), y1=3, y2=height - 3, class_="grid") for v in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
-    if result.blind is not None:
-        parts.append(
-            tag(
-                "path",
-                _title(f"blind {percent(result.blind)}"),
-                d=_diamond(float(x(result.blind)), middle),
-                class_="blind",
-            )
-        )
-    if result.clean is not None:
-        at = x(result.clean)
-        title = _title(f"clean {percent(result.clean)}")
-        parts.append(tag("line", title, x1=at, x2=at, y1=5, y2=height - 5, class_="clean"))
+    for name, other in result.others.items():
+        title = _title(f"{name} {percent(other)}")
+        if name == "clean":
+            parts.append(tag("line", title, x1=x(other), x2=x(other), y1=5, y2=height - 5, class_="clean"))
+        else:
+            parts.append(tag("path", title, d=_diamond(float(x(other)), middle), class_="blind"))
     if result.before is not None and result.after is not None:
         parts.append(
             tag("line", x1=x(result.before), x2=x(result.after), y1=middle, y2=middle, class_="gain")
@@ -97,6 +89,24 @@ def dumbbell(result: Result, *, width: float = 200.0) -> Markup:
             parts.append(
                 tag("circle", _title(f"{name} {percent(value)}"), cx=x(value), cy=middle, r=4.5, class_=name)
             )
+    return tag("svg", parts, viewbox=f"0 0 {width:.0f} {height:.0f}", class_="dumbbell", role="img")
+
+
+def forest(gain: float, ci95: tuple[float, float] | None, widest: float, *, width: float = 200.0) -> Markup:
+    """A difference with its interval on a scale from -`widest` to `widest`, and where 0 is."""
+    height, pad = 22.0, 7.0
+    middle = height / 2
+
+    def x(value: float) -> str:
+        return f"{pad + (value / widest + 1) / 2 * (width - 2 * pad):.1f}"
+
+    parts = [tag("line", x1=x(0.0), x2=x(0.0), y1=2, y2=height - 2, class_="clean")]
+    if ci95 is not None:
+        low, high = map(x, ci95)
+        parts.append(tag("line", x1=low, x2=high, y1=middle, y2=middle, class_="interval"))
+    parts.append(
+        tag("circle", _title(percent(gain, signed=True)), cx=x(gain), cy=middle, r=4.5, class_="after")
+    )
     return tag("svg", parts, viewbox=f"0 0 {width:.0f} {height:.0f}", class_="dumbbell", role="img")
 
 
@@ -138,6 +148,15 @@ class _Plot:
         shown = " ".join(f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in points)
         return tag("polyline", points=shown, class_=class_)
 
+    def area(self, band: Sequence[tuple[float, float, float]], colour: str) -> Markup:
+        low, high = (
+            _thin([(step, low) for step, low, _ in band]),
+            _thin([(step, high) for step, _, high in band]),
+        )
+        around = [*low, *reversed(high)]
+        shown = " ".join(f"{self.x(step):.1f},{self.y(value):.1f}" for step, value in around)
+        return tag("polygon", points=shown, class_=f"band {colour}")
+
     def line(self, line: Line, colour: str) -> list[Markup]:
         marks = [
             tag(
@@ -148,8 +167,10 @@ class _Plot:
             )
             for step in line.broken
         ]
+        if line.band:
+            marks.append(self.area(line.band, colour))
         points = list(line.points)
-        if len(points) > _FEW:
+        if len(points) > FEW:
             marks.append(self.path(_thin(points), f"{colour} faint"))
             marks.append(self.path(_thin(smooth(points)), f"{colour} bold"))
         else:
@@ -185,21 +206,8 @@ def _last(line: Line, panel: Panel) -> str:
     """The value at the end, over as many steps as the smoothed line averages."""
     if not line.points:
         return ""
-    value = (smooth(line.points) if len(line.points) > _FEW else line.points)[-1][1]
+    value = (smooth(line.points) if len(line.points) > FEW else line.points)[-1][1]
     return percent(value) if panel.scale == "share" else short(value)
-
-
-def smooth(points: Points) -> list[tuple[float, float]]:
-    """A centred moving average over a fifteenth of the run; the window is cut at the ends."""
-    half = max(1, len(points) // 30)
-    sums = [0.0]
-    for _, value in points:
-        sums.append(sums[-1] + value)
-    out = []
-    for index, (step, _) in enumerate(points):
-        low, high = max(0, index - half), min(len(points), index + half + 1)
-        out.append((step, (sums[high] - sums[low]) / (high - low)))
-    return out
 
 
 def _thin(points: Points) -> Points:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 
-_VOID = {"meta", "img", "br", "hr", "rect", "circle", "line", "polyline", "path", "image", "use"}
+_VOID = {"meta", "img", "br", "hr", "rect", "circle", "line", "polyline", "polygon", "path", "image", "use"}
 
 Child = object
 """Markup, None (nothing), or anything else: its text, escaped. Lists and generators of these are flattened."""
