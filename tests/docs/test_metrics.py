@@ -28,6 +28,7 @@ from triune.core.verdict import Call
 from triune.data import parquet
 from triune.data.mixture import Mixture
 from triune.envs import ENVIRONMENTS, Turn
+from triune.evaluation.probes import look
 from triune.loop import Loop
 from triune.monitor.metric import Metric, Scored
 from triune.monitor.monitor import Monitor
@@ -79,6 +80,7 @@ def seeing(run_dir: Path) -> None:
         (
             *KEYS,
             "train.eval_every=2",
+            "train.eval_probes=[blind]",
             "monitor.rollouts_every=2",
             "data.sources=[{name: embedded/counting/*}, {name: embedded/grounding/digit}]",
             "algo.terms=[{kind: ppo_clip}, {kind: entropy, coef: 0.01}]",
@@ -305,6 +307,7 @@ def collecting(run_dir: Path) -> None:
         window.select(dull, list, first)
         window.admit([dull[0].sample], second)
         metrics += window.select([], lambda: dull + sharp, second)[1]
+    metrics += look("swapped", [sharp[0].sample]).metrics((), ())  # without a picture
     with Monitor(run_dir) as monitor:
         monitor.log_step(1, "train", scalars=metrics)
 

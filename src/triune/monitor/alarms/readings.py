@@ -219,5 +219,7 @@ class _Feed:
             self.read = step + ahead
         while self.waiting and self.waiting[0][1].step <= step:
             key, point = self.waiting.popleft()
-            self.curves.setdefault(key, Curve()).add(point)
+            if key not in self.curves:
+                self.curves[key] = Curve()
+            self.curves[key].add(point)
         return self.curves
