@@ -171,6 +171,11 @@ class Monitor:
         """Waits until everything that was logged is written, and would survive the end of this process."""
         self._writer.flush()
 
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time that writing has taken so far, in its own thread."""
+        return self._writer.cpu_seconds
+
     def close(self) -> None:
         """Writes what is left, closes every sink, waiting for each a bounded time, and then the store; then raises the error
         that writing ended with, if it did. Does nothing in a process that was forked off."""

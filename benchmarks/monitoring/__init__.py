@@ -1,0 +1,1 @@
+"""What benchmarks/monitor.py measures, a file for each kind."""
