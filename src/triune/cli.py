@@ -23,6 +23,7 @@ from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import Recipe
 from triune.monitor.alarms.command import alarms
 from triune.monitor.dash.command import dash
+from triune.monitor.replay.command import replay
 from triune.monitor.report.command import report
 from triune.serve.command import serve
 
@@ -417,6 +418,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "eval": evaluate,
     "data": data,
     "verify": verify,
+    "replay": replay,
     "serve": serve,
     "export": export,
     "report": report,

@@ -97,9 +97,7 @@ def rejudge(path: Path, reading: Reading | None = None, *, workers: int = 0) -> 
     saved, result, tried = Saved(path, reading or Reading()), Rejudged(), set[tuple[str, ...]]()
     with Judge(workers=workers) as judge:
         for batch in saved.batches():
-            requests = [(group.sample, group.outcomes) for group in batch]
-            judged = judge.judge_many(requests, batch[0].progress)
-            for group, verdicts in zip(batch, judged, strict=True):
+            for group, verdicts in judged(batch, judge):
                 _count(result, group, verdicts)
                 kind = (group.sample.source, *(f"{c.name}={c.verifier}" for c in group.sample.checks))
                 if kind not in tried:
@@ -109,6 +107,14 @@ def rejudge(path: Path, reading: Reading | None = None, *, workers: int = 0) -> 
     if not result.rollouts and not result.missing:
         raise DataError(f"{path} holds no rollouts")
     return result
+
+
+def judged(batch: Sequence[Group], judge: Judge) -> list[tuple[Group, list[Verdict]]]:
+    """The groups of a batch with what is said of them now; they are judged together, at their progress."""
+    if not batch:
+        return []
+    requests = [(group.sample, group.outcomes) for group in batch]
+    return list(zip(batch, judge.judge_many(requests, batch[0].progress), strict=True))
 
 
 def _count(result: Rejudged, group: Group, verdicts: Sequence[Verdict]) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,7 @@ from pydantic import Field, ValidationError
 
 from triune.core.base import Frozen
 from triune.core.dataspec import AdapterOptions
-from triune.core.errors import DataError, RecipeError
+from triune.core.errors import DataError, RecipeError, StorageError
 from triune.core.loading import command_line, explain
 from triune.core.provenance import RECIPE_FILE
 from triune.core.recipe import Recipe
@@ -31,6 +33,7 @@ from triune.data.reading import Table, tables
 from triune.data.rows import BadRow, Row
 from triune.data.source import Source, open_sources
 from triune.monitor.rollouts import Rollout, from_parquet
+from triune.monitor.store import Store
 from triune.verify.trial import END
 
 OF_A_ROLLOUT = frozenset({"components", "answer_frame", "judge_seconds", "response"})
@@ -74,18 +77,38 @@ class Group:
     rollouts: tuple[Rollout, ...] = ()
 
 
+class Choice(Frozen):
+    """Which of a run's rollouts; empty means all."""
+
+    phases: tuple[str, ...] = Field((), description="phases, such as train or eval")
+    steps: tuple[int, int] | None = Field(None, description="first and last step")
+    sources: tuple[str, ...] = Field((), description="sources, * stands for anything")
+
+    def wants(self, phase: str, step: int) -> bool:
+        low, high = self.steps or (step, step)
+        return (not self.phases or phase in self.phases) and low <= step <= high
+
+    def wants_source(self, source: str) -> bool:
+        return not self.sources or any(fnmatchcase(source, pattern) for pattern in self.sources)
+
+
 @dataclass
 class Saved:
     """Saved answers, batch by batch: the groups of a batch were, or are, judged together, at one progress.
 
-    `missing` counts per source the rollouts whose sample the recipe's data no longer has, `skipped` bad rows per reason.
-    Both are complete once `batches` has been read.
+    `recorded` takes a run's samples as they were when they were answered, from the run's store, and from the recipe's data
+    only what the store does not have; else they come from the data as it is now. `missing` counts per source the rollouts
+    whose sample is nowhere, `skipped` bad rows per reason, `damaged` says of files why they cannot be read. All are complete
+    once `batches` has been read.
     """
 
     path: Path
     reading: Reading = field(default_factory=Reading)
+    recorded: bool = False
+    choice: Choice = field(default_factory=Choice)
     missing: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    damaged: dict[str, str] = field(default_factory=dict)
 
     def batches(self) -> Iterator[list[Group]]:
         """Raises DataError when there is nothing to read, or rows that cannot be used."""
@@ -102,23 +125,35 @@ class Saved:
                 f"{self.path}: no {RECIPE_FILE} in this or any folder above; rollouts are judged by their recipe"
             )
         recipe = Recipe.load(run_dir / RECIPE_FILE)
-        sources = [
-            source
-            for split in ("train", "heldout")
-            for source, _ in open_sources(recipe.data, recipe.seed, split)
-        ]
-        for file in files:
-            batches: dict[Progress, list[Group]] = defaultdict(list)
-            for group in _together(from_parquet(file)):
-                sample = find(sources, group[0].sample)
-                if sample is None:
-                    self.missing[group[0].source] += len(group)
+        with ExitStack() as opened:
+            store = None
+            if self.recorded and (run_dir / "metrics.sqlite").is_file():
+                store = opened.enter_context(Store(run_dir, readonly=True))
+            samples = _Samples(recipe, store)
+            for file in files:
+                try:
+                    rollouts = from_parquet(file) if self._wanted(file) else []
+                except StorageError as error:
+                    if not self.recorded:
+                        raise
+                    self.damaged[str(file)] = str(error)
                     continue
-                phase: Literal["train", "eval"] = "train" if group[0].phase == "train" else "eval"
-                total = max(recipe.train.total_steps, group[0].step)
-                progress = Progress(step=group[0].step, total_steps=total, phase=phase)
-                batches[progress].append(Group(sample, tuple(map(outcome, group)), progress, tuple(group)))
-            yield from batches.values()
+                batches: dict[Progress, list[Group]] = defaultdict(list)
+                for group in _together(rollouts):
+                    if not self.choice.wants_source(group[0].source):
+                        continue
+                    sample = samples.of(group[0])
+                    if sample is None:
+                        self.missing[group[0].source] += len(group)
+                        continue
+                    progress = _progress(group[0], recipe.train.total_steps)
+                    batches[progress].append(
+                        Group(sample, tuple(map(outcome, group)), progress, tuple(group))
+                    )
+                yield from batches.values()
+
+    def _wanted(self, file: Path) -> bool:
+        return not file.stem.isdigit() or self.choice.wants(file.parent.name, int(file.stem))
 
     # -- rows with responses ---------------------------------------------------------------------------------------
 
@@ -205,13 +240,43 @@ class Saved:
         return adapter
 
 
+class _Samples:
+    """The samples that rollouts answered: from the store, where there is one that has them, else from the recipe's data,
+    which is opened when it is needed first."""
+
+    def __init__(self, recipe: Recipe, store: Store | None) -> None:
+        self._recipe, self._store = recipe, store
+        self._known: dict[str, Sample | None] = {}
+        self._sources: list[Source] | None = None
+
+    def of(self, rollout: Rollout) -> Sample | None:
+        sha = rollout.sample_sha if self._store else ""
+        key = sha or f"id {rollout.sample}"
+        if key not in self._known:
+            kept = self._store.sample(sha) if self._store and sha else None
+            self._known[key] = kept or self._of_the_data(rollout.sample)
+        return self._known[key]
+
+    def _of_the_data(self, id: str) -> Sample | None:
+        if self._sources is None:
+            self._sources = [
+                source
+                for split in ("train", "heldout")
+                for source, _ in open_sources(self._recipe.data, self._recipe.seed, split)
+            ]
+        return find(self._sources, id)
+
+
 def find(sources: Iterable[Source], id: str) -> Sample | None:
     """The sample with this id in any of the sources."""
     return next((found for source in sources if (found := source.find(id)) is not None), None)
 
 
 def outcome(rollout: Rollout) -> Outcome:
-    """What the verifiers saw of a saved rollout (an environment's rewards are not saved with it)."""
+    """What the verifiers saw of a saved rollout. Runs of before events were saved have those that a check counted."""
+    events = rollout.events or tuple(
+        event for part in rollout.components if part.verifier.startswith("env/") for event in part.events
+    )
     return Outcome(
         id=rollout.id,
         text=rollout.response,
@@ -222,8 +287,16 @@ def outcome(rollout: Rollout) -> Outcome:
         truncated=rollout.truncated,
         num_tokens=rollout.response_tokens,
         num_turns=rollout.turns,
+        events=events,
         rank=rollout.rank,
     )
+
+
+def _progress(rollout: Rollout, total_steps: int) -> Progress:
+    """Where the run stood when it judged: as `Loop` has it, an evaluation before the first step counts as of the first."""
+    phase: Literal["train", "eval"] = "train" if rollout.phase == "train" else "eval"
+    step = rollout.step if phase == "train" else max(1, rollout.step)
+    return Progress(step=step, total_steps=max(total_steps, step), phase=phase)
 
 
 def _rollout_files(path: Path) -> list[Path]:

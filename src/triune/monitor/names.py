@@ -26,7 +26,7 @@ Moment = Literal["mean", "min", "max", "std", "sum"]
 
 COUNTS = (
     "dropped/reason", "layout/micro_batches", "layout/over_budget", "grad_skipped",
-    "minibatches_empty", "dynamic_sampling/*", "difficulty/*", "replay/*", "rollouts/*", "sinks/*", "rows_skipped",
+    "minibatches_empty", "dynamic_sampling/*", "difficulty/*", "replay/*", "rollouts/unkept", "sinks/*", "rows_skipped",
 )  # fmt: skip
 """Metrics that are read by their sum; every other one by its mean (counts per group, such as `pairs`, too)."""
 WATCHED = ("sampling/sampling_logp_difference", "ratio", "log_ratio_abs", "mismatch/ratio")
