@@ -153,6 +153,12 @@ def test_recipes_and_reasons_are_said(page: Page, folder: Dash) -> None:
     expect(notes.filter(has_text="broken")).to_have_count(0)
 
 
+def test_so_many_runs_are_refused_in_words(page: Page, folder: Dash) -> None:
+    said = page.request.get(f"{folder.address}/api/compare?" + "&".join(f"run=r{n}" for n in range(33)))
+    assert said.status == 400
+    assert said.json() == {"error": "at most 32 runs are compared at once, and 33 were chosen"}
+
+
 def test_from_the_list_by_keys_alone_in_the_dark(page: Page, folder: Dash) -> None:
     page.emulate_media(color_scheme="dark")
     page.goto(folder.url("runs", text="a", sort="name"))

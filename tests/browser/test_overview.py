@@ -34,6 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dash]:
         reward=lambda step, n: math.sin(step / 50 + n) / 2 + 0.5,
     )
     synthetic(root / NASTY, sources=[NASTY])
+    synthetic(root / "nan", steps=4, reward=lambda step, n: math.nan if step == 3 and n == 0 else 0.5)
     recipe(root / "bare")
     Store(root / "bare").close()
     with serving(root) as running:
@@ -186,6 +187,15 @@ def test_hostile_names_show_as_text_in_both_themes(page: Page, folder: Dash) -> 
     page.wait_for_function(
         "name => new URLSearchParams(location.hash.split('?')[1]).get('source') === name", arg=NASTY
     )
+
+
+def test_what_is_not_finite_is_a_gap_with_a_mark(page: Page, folder: Dash) -> None:
+    page.goto(folder.url("overview", run="nan"))
+    shown(page, "overview")
+    one = panel(page, "counting")
+    expect(one.locator(".broken title")).to_have_text("not finite at step 3")
+    assert (one.locator("path.curve.k0").get_attribute("d") or "").count("M") == 2
+    expect(panel(page, "ocr").locator(".broken")).to_have_count(0)
 
 
 def test_a_run_without_a_step_says_so(page: Page, folder: Dash) -> None:

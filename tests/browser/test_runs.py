@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from playwright.sync_api import Locator, Page, expect
 
 from triune.monitor.alarms import Alarm
-from triune.monitor.runs import RunFolder
+from triune.monitor.dash.app import create_app
+from triune.monitor.monitor import Monitor
+from triune.monitor.runs import RunFolder, Runs
 from triune.monitor.store import Store
 
 from .conftest import Dash, serving, shown
@@ -129,17 +133,36 @@ def test_a_run_appears_and_goes_on_without_reload(empty: Dash, page: Page) -> No
     expect(page.locator(".note")).to_contain_text("No run here yet")
     page.evaluate("window.untouched = true")
     recipe(empty.root / "new", "train.total_steps=9")
-    with Store(empty.root / "new") as store:
-        store.log_step(1, "train", step(["ocr"], 1, lambda step, n: 0.25))
+    with Monitor(empty.root / "new") as monitor:
+        monitor.log_step(1, "train", scalars=step(["ocr"], 1, lambda step, n: 0.25))
         expect(row(page, "new").locator("td").nth(3)).to_have_text("1 / 9")
         expect(row(page, "new").locator("td").nth(2)).to_have_text("live")
         page.get_by_label("select new").focus()
-        store.log_step(2, "train", step(["ocr"], 2, lambda step, n: 0.75))
+        monitor.log_step(2, "train", scalars=step(["ocr"], 2, lambda step, n: 0.75))
         expect(row(page, "new").locator("td").nth(5)).to_have_text("0.75")
         expect(page.get_by_label("select new")).to_be_focused()
     expect(row(page, "new").locator("td").nth(2)).to_have_text("stopped")
     expect(page.get_by_role("link", name="Matrix")).to_have_attribute("href", "#/matrix?run=new")
     assert page.evaluate("window.untouched")
+
+
+def test_a_list_of_many_runs_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triune.monitor.dash.routes.runs.PATIENCE_SECONDS", 0.0)
+    for n in range(4):
+        synthetic(tmp_path / f"r{n}", steps=1)
+    with TestClient(create_app(tmp_path), base_url="http://127.0.0.1") as client:
+        parts = [client.get("/api/runs").json() for _ in range(5)]
+        assert [part["waiting"] for part in parts] == [3, 2, 1, 0, 0]
+        assert all(len(part["runs"]) == 4 for part in parts)
+        assert [row["step"] for row in parts[-1]["runs"]] == [1, 1, 1, 1]
+        with Store(tmp_path / "r2") as store:  # only what was written to is read again
+            store.log_step(2, "train", step(["s"], 2, lambda step, n: 0.5))
+        opened: list[str] = []
+        monkeypatch.setattr(
+            Runs, "reading", lambda runs, name: opened.append(name) or Store(tmp_path / name, readonly=True)
+        )
+        assert client.get("/api/runs").json()["waiting"] == 0
+        assert opened == ["r2"]
 
 
 def test_a_run_that_cannot_be_read_says_why(empty: Dash, page: Page) -> None:

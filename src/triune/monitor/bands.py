@@ -62,15 +62,18 @@ def curves(
     phases: Sequence[str] = ("train",),
     by: Sequence[str] = ("source",),
     where: Mapping[str, str] | None = None,
+    since: int | None = None,
+    until: int | None = None,
     points: int | None = None,
 ) -> dict[tuple[str, ...], Curve]:
     """A metric of one run over the steps of these phases together; of a step in two phases the later named one counts.
 
-    `points`: at most so many of each phase, merged over runs of steps.
+    `since`, `until` and `points` as of `Store.series`, of each phase.
     """
     found: dict[tuple[str, ...], dict[int, Point]] = {}
     for phase in phases:
-        for key, curve in store.series(name, phase=phase, by=by, where=where, points=points).items():
+        series = store.series(name, phase=phase, by=by, where=where, since=since, until=until, points=points)
+        for key, curve in series.items():
             found.setdefault(key, {}).update((point.step, point) for point in curve)
     return {key: Curve.of(known[step] for step in sorted(known)) for key, known in found.items()}
 

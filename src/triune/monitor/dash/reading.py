@@ -84,6 +84,11 @@ def known_locks() -> Mapping[str, int] | None:
         return None
 
 
+def written(store: Store) -> float | None:
+    """When a step of any phase was last logged, in seconds since 1970."""
+    return max((time for phase in store.phases() for time in store.times(phase).values()), default=None)
+
+
 def number(value: float | None) -> float | None:
     """JSON has no NaN and no infinity: both are null."""
     return value if value is not None and math.isfinite(value) else None

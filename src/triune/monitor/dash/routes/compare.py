@@ -50,8 +50,10 @@ class Chosen:
 
 def chosen(
     runs: AllRuns,
-    names: Annotated[list[str], Query(alias="run", min_length=1, max_length=MAX_RUNS, description="names")],
+    names: Annotated[list[str], Query(alias="run", min_length=1, description="names")],
 ) -> Chosen:
+    if len(names) > MAX_RUNS:
+        raise ValueError(f"at most {MAX_RUNS} runs are compared at once, and {len(names)} were chosen")
     folders: dict[Path, RunFolder] = {}
     known: dict[Path, str] = {}
     problems = []
@@ -132,6 +134,8 @@ def lines(
     by: str = "source",
     seeds: bool = False,
     against: str = "",
+    since: int | None = None,
+    until: int | None = None,
     points: Annotated[int, Query(ge=10, le=1000, description="of each curve")] = 200,
 ) -> Json:
     """A metric of every run, one panel for each value of the label `by` ('': one panel).
@@ -144,7 +148,7 @@ def lines(
     read: dict[Path, dict[Keys, Curve]] = {}
     for run in chosen.runs:
         with runs.reading(chosen.name(run)) as store:
-            found = curves(store, name, phases=phases, by=labels, points=points)
+            found = curves(store, name, phases=phases, by=labels, since=since, until=until, points=points)
         read[run.path] = {key: curve for key, curve in found.items() if len(curve)}
     groups = (
         {one.label: [run.path for run in one.runs] for one in chosen.configurations}

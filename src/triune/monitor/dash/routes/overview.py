@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query
 
 from triune.monitor import alarms
 from triune.monitor.bands import HELD_OUT, Curve
-from triune.monitor.dash.reading import Json, OneRun, OneStore, Remembered, number, numbers
+from triune.monitor.dash.reading import Json, OneRun, OneStore, number, numbers, written
 from triune.monitor.runs import RunFolder
 from triune.monitor.store import Point, Store
 
@@ -29,19 +29,13 @@ KNOTS = 300
 def overview(
     run: OneRun,
     store: OneStore,
-    memo: Remembered,
     since: int | None = None,
     until: int | None = None,
     points: Annotated[int, Query(ge=10, le=MAX_POINTS, description="of each curve")] = 150,
 ) -> Json:
     """All that the view shows, in one answer: a run of many sources and steps costs no more than its points."""
-    stamp = run.stamp
-    key = ("overview", run.path, since, until, points)
-    return {
-        "live": run.live,
-        "stamp": stamp,
-        **memo.get(key, stamp, lambda: _read(run, store, since, until, points)),
-    }
+    stamp = run.stamp  # before reading: what is written meanwhile changes it
+    return {"live": run.live, "stamp": stamp, **_read(run, store, since, until, points)}
 
 
 def _read(run: RunFolder, store: Store, since: int | None, until: int | None, points: int) -> Json:
@@ -59,7 +53,7 @@ def _read(run: RunFolder, store: Store, since: int | None, until: int | None, po
         "name": run.name,
         "step": max(times, default=0),
         "total_steps": run.total_steps,
-        "updated": max(times.values(), default=None),
+        "updated": written(store),
         **_pace(times, run.total_steps),
         "clock": _clock(times),
         "alarms": [_alarm(alarm) for alarm in alarms.read(store) if alarm.over is None],

@@ -14,7 +14,7 @@ from triune.core.errors import TriuneError
 from triune.core.loading import flat
 from triune.monitor import alarms
 from triune.monitor.bands import HELD_OUT, curves
-from triune.monitor.dash.reading import AllRuns, Json, OneRun, Remembered, known_locks, number
+from triune.monitor.dash.reading import AllRuns, Json, OneRun, Remembered, known_locks, number, written
 from triune.monitor.runs import RunFolder, Runs
 from triune.monitor.store import Store
 
@@ -35,14 +35,15 @@ def runs(
     """
     words, locks, end = text.lower().split(), known_locks(), time.monotonic() + PATIENCE_SECONDS
     rows: list[Json] = []
-    waiting = 0
+    read = waiting = 0
     for name in runs.names():
         row: Json = {"name": name, "tags": [], "matched": []}
         lines: Sequence[str] = ()
         try:
             run = runs.open(name, locks)
             stamp = run.stamp
-            if time.monotonic() > end and not memo.knows(("run", run.path), stamp):
+            known = memo.knows(("run", run.path), stamp)
+            if not known and read and time.monotonic() > end:
                 waiting += 1
                 if not words:
                     rows.append(row | {"waiting": True})
@@ -50,6 +51,7 @@ def runs(
             row |= {"live": run.live, "tags": run.tags}
             said, lines = memo.get(("run", run.path), stamp, partial(_read, runs, run))
             row |= said
+            read += not known  # at least one each time, so that asking again comes to an end
         except TriuneError as error:
             row["error"] = str(error)
         if _matches(row, lines, words):
@@ -91,13 +93,12 @@ def _lines(run: RunFolder) -> list[str]:
 
 def _standing(runs: Runs, run: RunFolder) -> Json:
     with runs.reading(run.name) as store:
-        times = store.times()
         held = [alarm for alarm in alarms.read(store) if alarm.over is None]
         reward = store.latest("reward", by=()).get(())
         return {
             "total_steps": run.total_steps,
-            "step": max(times, default=0),
-            "updated": max(times.values(), default=None),
+            "step": max(store.steps(), default=0),
+            "updated": written(store),
             "reward": number(reward.mean if reward else None),
             **_held_out(store),
             "alarms": [{"level": alarm.level, "said": str(alarm)} for alarm in held],

@@ -173,7 +173,10 @@ export function chart({ title, curves, height = 130, unit = false, legend = true
   svg.addEventListener("pointercancel", () => { from = null; });
   svg.addEventListener("pointerleave", () => { if (document.activeElement !== svg) move(null); });
   svg.addEventListener("focus", say);
-  svg.addEventListener("blur", () => move(null));
+  svg.addEventListener("blur", () => {
+    reading.setAttribute("aria-live", "off");
+    move(null);
+  });
 
   holder.chart = element;
   seen.observe(holder);

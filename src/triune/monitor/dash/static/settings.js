@@ -45,3 +45,8 @@ function between(from, to, n, x) {
   if (n + 1 >= from.length || x <= from[n]) return to[n] ?? 0;
   return to[n] + ((to[n + 1] - to[n]) * (x - from[n])) / (from[n + 1] - from[n]);
 }
+
+/** What to ask for to show these steps: one width more on either side, and points for it; {} for the whole run. */
+export function around(zoom, points) {
+  return zoom ? { since: Math.floor(2 * zoom[0] - zoom[1]), until: Math.ceil(2 * zoom[1] - zoom[0]), points: 2 * points } : { points };
+}

@@ -6,9 +6,10 @@ import { field, h, put, table } from "../dom.js";
 import { change, colour, number } from "../format.js";
 import { address, failure, remember } from "../main.js";
 import { recipeTable } from "../recipes.js";
-import { drawn, settings } from "../settings.js";
+import { around, drawn, settings } from "../settings.js";
 
 const BY = [["source", "source"], ["task", "task"], ["component", "reward component"], ["", "nothing: one chart"]];
+const POINTS = 200; // of each curve
 const SPREAD = { "min-max": "from the least to the greatest of its seeds", t95: "the 95 % interval of the mean over its seeds" };
 
 export async function show(root, state) {
@@ -80,7 +81,7 @@ export async function show(root, state) {
 
   async function drawCurves() {
     if (!outline.runs.length) return;
-    const found = await get("/api/compare/curves", { run: runs, name: now.name, phase: now.phase, by: now.by, seeds: now.seeds, against: now.against });
+    const found = await get("/api/compare/curves", { run: runs, name: now.name, phase: now.phase, by: now.by, seeds: now.seeds, against: now.against, ...around(zoom, POINTS) });
     const kind = (label) => found.groups.indexOf(label);
     const elements = found.panels.map((one) => panel(one, one.curves.map((curve) => ({ ...curve, kind: kind(curve.label) }))));
     grid.dataset.size = elements.length > 12 ? "medium" : "large";
@@ -102,7 +103,7 @@ export async function show(root, state) {
     const known = panels.get(key);
     if (known?.said === said) return known.element;
     if (known) known.element.update(curves);
-    const element = known?.element ?? chart({ title: one.key || (now.by ? `no ${now.by}` : now.name), curves, legend: false, options: { ...options, zoom }, zoomed: (range) => { zoom = range; restyle(); } });
+    const element = known?.element ?? chart({ title: one.key || (now.by ? `no ${now.by}` : now.name), curves, legend: false, options: { ...options, zoom }, zoomed: (range) => { zoom = range; restyle(); refresh(); } });
     panels.set(key, { element, said });
     return element;
   }

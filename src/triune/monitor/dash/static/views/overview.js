@@ -5,7 +5,7 @@ import { chart } from "../chart.js";
 import { field, h, put } from "../dom.js";
 import { ago, change, duration, number } from "../format.js";
 import { address, failure, go, remember } from "../main.js";
-import { drawn, seconds, settings, stepAt } from "../settings.js";
+import { around, drawn, seconds, settings, stepAt } from "../settings.js";
 
 const KINDS = { reward: { label: "reward", kind: 0 }, held_out: { label: "held-out", kind: 1 } };
 const SIZES = { large: { height: 130 }, medium: { height: 80 }, small: { height: 56, compact: true } };
@@ -38,8 +38,7 @@ export async function show(root, state) {
     grid);
 
   const refresh = following(async () => {
-    const range = zoom && { since: Math.floor(2 * zoom[0] - zoom[1]), until: Math.ceil(2 * zoom[1] - zoom[0]) }; // one width more on either side
-    found = await get("/api/overview", { run, ...range, points: zoom ? 2 * POINTS : POINTS });
+    found = await get("/api/overview", { run, ...around(zoom, POINTS) });
     put(problem);
     draw();
   }, (error) => put(problem, failure(error)));
