@@ -238,8 +238,8 @@ def test_a_step_that_was_not_kept_leads_to_the_nearest(page: Page, odd: Dash) ->
 def test_conversation_tools_and_tokens(page: Page, odd: Dash) -> None:
     one(page, odd, "crop", step=3)
     turns = page.locator("section.turn")
-    assert [turn.get_attribute("aria-label") for turn in turns.all()] == [
-        "system", "user", "assistant", "call of zoom", "tool", "tool", "assistant", "call of search",
+    assert [turn.locator("h3").inner_text() for turn in turns.all()] == [
+        "system", "user", "assistant", "call zoom ✓ turn 0", "tool", "tool", "assistant", "call search ✗ failed turn 1",
     ]  # fmt: skip
     expect(turns.nth(1).locator("img")).to_have_count(1)  # between the words
     assert [pre.strip() for pre in turns.nth(1).locator("pre").all_inner_texts()] == [

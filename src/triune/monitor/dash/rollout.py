@@ -312,7 +312,7 @@ def _tokens(store: Store, rollout: Rollout, whole: bool) -> Json:
             "decision": drawn, "logp": logp, "forced": [bool(origin[i] == FORCED) for i in at],
             "advantage": None if advantage is None else [said(float(advantage[n])) if n >= 0 else None for n in drawn],
         })  # fmt: skip
-    note = f"the text of {len(unknown)} tokens is not known: their ids stand in its place" if unknown else ""
+    note = f"of {len(unknown)} token ids the text is not known: the ids stand in its place" if unknown else ""
     return {
         "problem": "",
         "note": note,

@@ -17,8 +17,8 @@ const VIEWS = [
   { name: "alarms", title: "Alarms", key: "8" },
 ];
 const KEYS = [
-  ["1 … 8", "a view"], ["/", "search"], ["j, k", "next and previous"], ["t", "light or dark"], ["?", "these keys"], ["Esc", "close"],
-  ["← →, Home, End", "along a curve; Enter shows its rollouts"], ["↑ ↓", "between the curves of a chart"],
+  ["1 … 8", "a view"], ["/", "search"], ["j, k", "next and previous"], ["t", "light or dark"], ["?", "these keys"], ["Esc", "close, or back to the list"], ["g, s", "of a rollout: its group, and its sample through the steps"],
+  ["← →, Home, End", "along a curve, where Enter shows its rollouts, and along tokens; with ↑ ↓ through the matrix"], ["↑ ↓", "between the curves of a chart"],
   ["+, −, 0", "closer, wider, and the whole run, in a chart; so does dragging"],
 ];
 const TYPED = "input:not([type=checkbox], [type=range]), select, textarea, dialog"; // where a letter is a letter

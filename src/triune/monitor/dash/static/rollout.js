@@ -13,7 +13,7 @@ export function key({ phase, step, row }) {
 
 /** A text of the server's `{text, more}`; `whole(part)` reads what is missing. */
 export function long(text, whole = null) {
-  const pre = h("pre", { class: "said", dir: "auto" }, pieces(text.text));
+  const pre = h("pre", { class: "said", dir: "auto", tabindex: text.text.length > 400 ? "0" : null }, pieces(text.text)); // it may scroll
   if (!text.more) return pre;
   const rest = h("p", { class: "dim" }, `${number(text.more)} more characters. `, whole && h("button", { type: "button", onclick: async (event) => {
     event.target.disabled = true;
@@ -58,7 +58,7 @@ export function components(one) {
 function evidence(part) {
   const metrics = Object.entries(part.metrics).map(([name, value]) => `${name} ${exact(value)}`).join(", ");
   const events = part.events.map((event) => `${event.name} at decision ${event.decision}: ${exact(event.value)}`).join(", ");
-  return [part.detail.text && long(part.detail), [metrics, events].filter(Boolean).map((text) => h("div", { class: "dim" }, plain(text)))];
+  return h("div", { class: "evidence" }, part.detail.text && long(part.detail), [metrics, events].filter(Boolean).map((text) => h("div", { class: "dim" }, plain(text))));
 }
 
 /** The facts of how it was drawn. */
@@ -84,7 +84,7 @@ export function conversation(run, one, reload) {
     if (part.picture === undefined) return long(part, whole);
     return part.video ? h("p", { class: "missing" }, "a video: it is not shown") : at([part.picture]);
   };
-  const prompt = one.messages.map((message, m) => h("section", { class: `turn ${message.role}`, "aria-label": message.role },
+  const prompt = one.messages.map((message, m) => h("section", { class: `turn ${message.role}`, "aria-label": `${message.role}, message ${m + 1}` },
     h("h3", {}, message.role), message.blocks.map((part, b) => block(async () => (await reload()).messages[m].blocks[b])(part))));
   const calls = (turn) => one.calls.filter((call) => call.turn === turn).map((call) => called(call, reload, one.calls.indexOf(call)));
   const holder = h("div", {});
@@ -115,7 +115,7 @@ function later(one) {
 
 function called(call, reload, n) {
   const whole = (part) => async () => (await reload()).calls[n][part];
-  return h("section", { class: "turn call", "aria-label": `call of ${call.name}` },
+  return h("section", { class: "turn call", "aria-label": `call ${n + 1}: ${call.name}` },
     h("h3", {}, "call ", plain(call.name), " ", h("span", { class: call.ok ? "good" : "bad" }, call.ok ? "✓" : "✗ failed"), h("span", { class: "dim" }, ` turn ${call.turn}`)),
     h("div", { class: "dim" }, "arguments"), long(call.args, whole("args")),
     call.error && h("p", { class: "bad" }, plain(call.error)),

@@ -20,10 +20,10 @@ export function tokenView(tokens, { advantage, pictures, calls, whole }) {
   let here = -1;
   const largest = Math.max(1e-9, ...tokens.runs.flatMap((run) => run.advantage || []).map((value) => Math.abs(value) || 0), Math.abs(advantage) || 0);
   let turn = 0;
-  const runs = tokens.runs.map((run) => {
+  const runs = tokens.runs.map((run, number) => {
     if (run.pictures) return [h("p", { class: "dim" }, `${run.tokens} tokens of pictures`), pictures(run.pictures)];
     const text = h("div", { class: "tokens" }, run.pieces.map((piece, n) => token(run, piece, n)));
-    const spoken = h("section", { class: `turn ${run.role}`, "aria-label": run.role }, h("h3", {}, run.role), text);
+    const spoken = h("section", { class: `turn ${run.role}`, "aria-label": `${run.role}, part ${number + 1}` }, h("h3", {}, run.role), text);
     return run.role === "assistant" ? [spoken, calls(turn++)] : spoken;
   });
   const box = h("div", { class: "spoken shade-logp", tabindex: "0", role: "group", "aria-label": "Tokens of the conversation", onkeydown: walked, onpointerover: pointed }, runs);

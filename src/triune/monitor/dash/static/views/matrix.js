@@ -69,7 +69,7 @@ export async function show(root, state) {
     const order = state.sort === key ? "descending" : state.sort === `-${key}` ? "ascending" : null;
     return h("th", { scope: "col", "aria-sort": order },
       h("button", { type: "button", title: `${title(one)}: sort by it`, onclick: () => go("matrix", { ...kept, source, column, sort: state.sort === key ? `-${key}` : key }) },
-        plain(title(one)), order ? (order === "descending" ? " ↓" : " ↑") : ""));
+        title(one).split(/(?<=[_/(])/).map((part) => [h("wbr"), plain(part)]), order ? (order === "descending" ? " ↓" : " ↑") : ""));
   }
 
   function cellClass(cell, x) {
