@@ -18,6 +18,8 @@ from triune.core.provenance import save_provenance
 from triune.core.recipe import Recipe
 from triune.verify.programs.browser import find_chromium
 
+from .odd import write
+
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 """Where pictures of the pages are left, for whoever looks at a failed run."""
 SMALL = (
@@ -68,6 +70,15 @@ def dash(trained: Path) -> Iterator[Dash]:
 def empty(tmp_path: Path) -> Iterator[Dash]:
     """A dashboard of a folder in which there is no run yet. To be asked for before `page`, which must end first."""
     with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dash]:
+    """The run `odd`, in which everything unusual happens once; for reading only."""
+    root = tmp_path_factory.mktemp("odd")
+    write(root / "odd")
+    with serving(root) as running:
         yield running
 
 

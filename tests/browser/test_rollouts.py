@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,16 +12,8 @@ from playwright.sync_api import Page, expect
 from triune.monitor.rollouts import Rollout
 from triune.monitor.store import Store
 
-from .conftest import Dash, serving, shown
-from .odd import EVIL, LONG, write
-
-
-@pytest.fixture(scope="module")
-def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dash]:
-    root = tmp_path_factory.mktemp("odd")
-    write(root / "odd")
-    with serving(root) as running:
-        yield running
+from .conftest import Dash, shown
+from .odd import EVIL, LONG
 
 
 def one(page: Page, odd: Dash, sample: str, phase: str = "train", step: int = 1) -> None:
@@ -69,34 +61,36 @@ def test_filters_leave_what_a_filter_over_the_store_leaves(page: Page, dash: Das
     assert page.get_by_label("steps").input_value() == "1-3"
 
 
-@pytest.mark.parametrize(
-    ("parameters", "keep"),
-    [
-        ({"correct": "yes"}, lambda one: one.correct is True),
-        ({"length_min": "20", "length_max": "40"}, lambda one: 20 <= one.response_tokens <= 40),
-        ({"ending": "answered"}, lambda one: one.ending == "answered"),
-        ({"text": "ANSWER>"}, lambda one: "answer>" in (one.prompt + one.response).lower()),
-        (
-            {"component": "format_json", "value_max": "0.5"},
-            lambda one: any(p.name == "format_json" and p.value is not None and p.value <= 0.5 for p in one.components),
+FILTERS: list[tuple[dict[str, str], Callable[[Rollout], bool]]] = [
+    ({"correct": "yes"}, lambda one: one.correct is True),
+    ({"length_min": "20", "length_max": "40"}, lambda one: 20 <= one.response_tokens <= 40),
+    ({"phase": "eval", "ending": "answered"}, lambda one: one.ending == "answered"),
+    ({"text": "ANSWER>"}, lambda one: "answer>" in (one.prompt + one.response).lower()),
+    (
+        {"component": "format_json", "value_max": "0.5"},
+        lambda one: any(
+            p.name == "format_json" and p.value is not None and p.value <= 0.5 for p in one.components
         ),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
-)  # fmt: skip
-def test_each_filter(page: Page, dash: Dash, parameters: dict[str, str], keep: object) -> None:
-    assert callable(keep)
-    wanted = [f"{one.sample} #{one.rank}" for one in everything(dash.root / "first") if keep(one)]
-    page.goto(dash.url("rollouts", run="first", order="step", **parameters))
-    shown(page, "rollouts")
-    found = names(page)
-    while page.get_by_role("link", name="Next page").count():
-        page.get_by_role("link", name="Next page").click()
-        page.wait_for_function(
-            "old => document.querySelector('.rollouts-list a')?.innerText !== old", arg=found[-50]
-        )
+    ),
+]
+
+
+def test_each_filter(page: Page, dash: Dash) -> None:
+    for parameters, keep in FILTERS:
+        held = everything(dash.root / "first", parameters.get("phase", "train"))
+        wanted = [f"{one.sample} #{one.rank}" for one in held if keep(one)]
+        assert 0 < len(wanted) < len(held) or "ending" in parameters
+        page.goto(dash.url("rollouts", run="first", order="step", **parameters))
         shown(page, "rollouts")
-        found += names(page)
-    assert found == wanted
+        found = names(page)
+        while page.get_by_role("link", name="Next page").count():
+            page.get_by_role("link", name="Next page").click()
+            page.wait_for_function(
+                "old => document.querySelector('.rollouts-list a')?.innerText !== old", arg=found[-50]
+            )
+            shown(page, "rollouts")
+            found += names(page)
+        assert found == wanted, parameters
 
 
 def test_the_walk_by_keys_ends_where_it_began(page: Page, dash: Dash) -> None:
