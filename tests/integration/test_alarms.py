@@ -116,6 +116,20 @@ def test_a_verifier_that_breaks_is_an_alarm_and_the_command_says_so(
     assert "failing_verifier" not in capsys.readouterr().out
 
 
+def test_the_command_ends_with_a_code_of_its_own(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = (
+        "monitor.stop_on=[zero_variance]",
+        "monitor.alarms.zero_variance={groups: 1, share: 0.01, over: 0.01}",
+    )
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(recipe_file), *keys, "train.eval_every=2", "--run-dir", str(tmp_path / "run")])
+    assert ended.value.code == 3
+    assert "zero_variance" in capsys.readouterr().err
+    assert int(checkpoint.latest(tmp_path / "run").name.removeprefix("step-")) < 6
+
+
 def test_a_source_whose_rows_cannot_be_used_is_starved(recipe_file: Path, tmp_path: Path) -> None:
     rows = []
     for index in range(12):

@@ -49,6 +49,14 @@ def test_nano_answers_files_better_with_pictures_than_without(drawn: Path, tmp_p
     seen, blind = (
         json.loads((tmp_path / f"{name}.json").read_text())["sources"] for name in ("seen", "blind")
     )
+    drop = blind["counting"]["drop"]
+    accuracy = (seen["counting"]["accuracy"]["value"], blind["counting"]["accuracy"]["value"])
+    assert blind["counting"]["seen"]["value"] == pytest.approx(accuracy[0])
+    assert drop["value"] == pytest.approx(accuracy[0] - accuracy[1])
+    assert drop["low"] <= drop["value"] <= drop["high"]
+    assert "drop" not in seen["counting"]
+    assert run("eval", "nano", file, "--blind", "--probe", "swapped") == 2
+    assert run("eval", "nano", file, "--probe", "blnd") == 2
     assert seen["instances"]["map50_dataset"]["value"] > blind["instances"]["map50_dataset"]["value"] + 0.1
     assert seen["counting"]["mae"]["value"] <= blind["counting"]["mae"]["value"]
     rows = load(tmp_path / "seen.jsonl")

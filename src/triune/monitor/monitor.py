@@ -144,6 +144,8 @@ class Monitor:
             for sink in self._all():
                 sink.rewind(step)
             self._watch.rewound()
+            for guard in self._sinks:
+                guard.alarms(self._watch.holding)
 
         self._writer.wait()
         self._writer.submit(back)

@@ -67,8 +67,8 @@ class Alarm:
     def __str__(self) -> str:
         return f"{self.rule} ({self.where}): {self.message}"
 
-    def event(self) -> Event:
-        """As it is kept when it is raised."""
+    def event(self, phase: str = "") -> Event:
+        """As it is kept when it is raised, after a step of `phase` was logged: it goes when that is logged again."""
         detail: dict[str, JsonValue] = {
             "rule": self.rule,
             "level": self.level,
@@ -78,18 +78,19 @@ class Alarm:
             "value": _number(self.value),
             "bound": _number(self.bound),
             "metric": self.metric,
+            "phase": self.phase,
         }
-        return Event(RAISED, detail, self.step, self.phase, self.source)
+        return Event(RAISED, detail, self.step, phase, self.source)
 
-    def event_over(self, step: int) -> Event:
-        """As it is kept when it no longer holds."""
+    def event_over(self, step: int, phase: str = "") -> Event:
+        """As it is kept when it no longer holds, likewise."""
         detail: dict[str, JsonValue] = {
             "rule": self.rule,
             "component": self.component,
             "raised": self.step,
             "message": f"{self.rule} ({self.where}), raised at step {self.step}, is over",
         }
-        return Event(OVER, detail, step, self.phase, self.source)
+        return Event(OVER, detail, step, phase, self.source)
 
     @classmethod
     def of(cls, event: Event) -> Alarm:
@@ -103,7 +104,7 @@ class Alarm:
             since=int(held["since"]),
             message=str(held["message"]),
             metric=str(held["metric"]),
-            phase=event.phase,
+            phase=str(held.get("phase", "train")),
             level="stop" if held["level"] == "stop" else "warn",
             value=math.nan if held["value"] is None else float(held["value"]),
             bound=math.nan if held["bound"] is None else float(held["bound"]),

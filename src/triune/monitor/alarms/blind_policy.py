@@ -35,7 +35,7 @@ class BlindPolicy(Rule):
         drops = readings.curves("probe/drop", phase=PHASE)
         if not drops:
             if readings.step >= self.patience:
-                yield Note(self.name, "whether the policy looks at its pictures cannot be known: there was no evaluation "
+                yield Note(self.name, "whether the policy looks at its pictures cannot be known: there was no evaluation so far "
                            "with blanked ones. Set train.eval_probes: [blind], and train.eval_every")  # fmt: skip
             return
         sources = [source for (source,) in drops]

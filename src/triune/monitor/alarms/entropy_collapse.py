@@ -47,7 +47,7 @@ class EntropyCollapse(Rule):
                     step=readings.step,
                     since=shift.after.first,
                     message=f"entropy is {now:.3g} nats per token, and was {begun:.3g} when the run began: answers to a "
-                    "prompt no longer differ. Raise clip_high or the temperature, or add an entropy term",
+                    "prompt hardly differ. Raise clip_high or the temperature, or add an entropy term",
                     value=now,
                     bound=bound,
                     metric=name,

@@ -159,10 +159,12 @@ class Readings:
         self._logged = {phase: steps[-1] for phase, steps in last.items()}
         self.step = max(self._logged.values(), default=0)
 
+    def knows(self, step: int, phase: str) -> bool:
+        """Whether this step of the phase, or a later one, was read."""
+        return step <= self._logged.get(phase, -1)
+
     def advance(self, step: int, phase: str) -> None:
-        """A step of a phase was logged. Where it was logged before, everything is read again."""
-        if step <= self._logged.get(phase, -1):
-            self._feeds.clear()
+        """A step of a phase was logged."""
         self._logged[phase] = max(step, self._logged.get(phase, 0))
         self.step = max(self._logged.values())
 

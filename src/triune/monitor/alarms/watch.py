@@ -65,6 +65,7 @@ class Watch:
     def __init__(self, store: Store, rules: Mapping[str, Rule], stop_on: Collection[str] = ()) -> None:
         self._store, self._rules, self._stop_on = store, rules, stop_on
         self.stopping = ""
+        self._phase = ""
         self.rewound()
 
     def rewound(self) -> None:
@@ -83,6 +84,9 @@ class Watch:
 
     def logged(self, step: int, phase: str) -> list[str]:
         """A step of a phase is in the store; returns what is to be said."""
+        self._phase = phase
+        if self._look.readings.knows(step, phase):
+            self.rewound()  # with the step that is now replaced went its alarms
         self._look.readings.advance(step, phase)
         if phase == "train" and step % EVERY:
             return []
@@ -102,9 +106,9 @@ class Watch:
                 alarm = replace(alarm, level="stop")
                 self._look.holding[alarm.key] = alarm
                 self.stopping = self.stopping or str(alarm)
-            self._store.log_event(alarm.event())
+            self._store.log_event(alarm.event(self._phase))
         for alarm in change.over:
-            self._store.log_event(alarm.event_over(readings.step))
+            self._store.log_event(alarm.event_over(readings.step, self._phase))
         for note in change.notes:
             self._store.log_event(note.event(readings.step))
         return list(_words(change))
