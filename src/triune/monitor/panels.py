@@ -103,7 +103,7 @@ HEALTH = (
         "they teach nothing",
         "share",
     ),
-    Panel("Truncated responses", (Curve("completions/clipped_ratio", "rollouts"),), "", "share"),
+    Panel("Truncated responses", (Curve("completions/clipped_ratio", "rollouts", signs=True),), "", "share"),
     Panel(
         "Response length",
         (

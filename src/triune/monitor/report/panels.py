@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from triune.monitor.bands import HELD_OUT
+from triune.monitor.panels import HEALTH
 from triune.monitor.stats import Z, wilson
 from triune.monitor.store import Point, Store
 
@@ -121,51 +122,18 @@ def components(store: Store) -> dict[str, Panel]:
 
 def health(store: Store) -> list[Panel]:
     """The signs of a run that trains on while something is wrong; panels without data are left out."""
-
-    def whole(name: str, label: str) -> list[Line]:
-        return [_line(label, points) for points in store.series(name, by=()).values()]
-
-    def split(name: str, label: str) -> list[Line]:
-        return [
-            _line(key or "all", points) for (key,), points in sorted(store.series(name, by=(label,)).items())
+    found = []
+    for declared in HEALTH:
+        lines = [
+            Line(
+                label,
+                [(point.step, curve.value(point)) for point in points if point.count],
+                [point.step for point in points if point.nonfinite],
+            )
+            for curve in declared.curves
+            for label, points in curve.read(store)
         ]
-
-    def largest(name: str) -> list[Line]:
-        return [
-            Line("max", [(p.step, p.max) for p in points if p.count])
-            for points in store.series(name, by=()).values()
-        ]
-
-    def ever(lines: list[Line]) -> list[Line]:
-        return [line for line in lines if any(value for _, value in line.points)]
-
-    statuses = [line for line in split("status", "status") if line.label != "ok"]
-    panels = [
-        Panel("Answers that are not ok", ever(statuses), "unparsed is scored, the rest is nobody's score", "share"),
-        Panel("Groups without spread", whole("frac_reward_zero_std", "groups"), "they give no gradient", "share"),
-        Panel("Left out of the loss", ever(whole("dropped/loss", "rollouts")), scale="share"),
-        Panel("Truncated responses", ever(whole("completions/clipped_ratio", "rollouts")), scale="share"),
-        Panel(
-            "Response length",
-            [
-                *whole("completions/length", "all"),
-                *whole("completions/length_correct", "correct"),
-                *whole("completions/length_wrong", "wrong"),
-            ],
-            "tokens",
-        ),
-        Panel("Entropy", whole("entropy", "nats per token"), "collapses when the policy stops exploring"),
-        Panel("Gradient norm", split("grad_norm", "module"), "before clipping, by module"),
-        Panel("Clipped tokens", [*whole("clip_frac/low", "low"), *whole("clip_frac/high", "high")], scale="share"),
-        Panel("Largest ratio", largest("ratio"), "policy after against before the update"),
-        Panel(
-            "Engine against learner",
-            whole("sampling/sampling_logp_difference", "mean |difference|"),
-            "log-prob; 0 when exact",
-        ),
-        Panel("Loss", [line for name in store.names() if name.split("/")[0] == "loss" for line in whole(name, name)]),
-        Panel("Reflective responses", whole("reflection/ratio", "rollouts"), scale="share"),
-        Panel("Learning rate", split("learning_rate", "module")),
-        Panel("Seconds per step", split("seconds", "phase"), "by part of the step"),
-    ]  # fmt: skip
-    return [panel for panel in panels if any(line.points or line.broken for line in panel.lines)]
+        if any(line.points or line.broken for line in lines):
+            scale = "free" if declared.scale == "log" else declared.scale
+            found.append(Panel(declared.title, lines, declared.note, scale))
+    return found
