@@ -39,9 +39,8 @@ def _sections(chosen: Sequence[Section], labels: Sequence[str]) -> list[Figure]:
 
 def _gains(compared: Table) -> list[Figure]:
     rows = [(label, gain) for kind, label, gain in compared.rows if kind != "source"]
-    return tables(
-        rows, _draw_gains, f"{compared.second} less {compared.first}, points of accuracy, 95% interval"
-    )
+    first, second = (" ".join(label.split()) for label in (compared.first, compared.second))
+    return tables(rows, _draw_gains, f"{second}\nless {first}\npoints of accuracy, 95% interval")
 
 
 def _draw_gains(axes: Axes, rows: Sequence[tuple[str, Gain]], size: float = 7.0) -> None:

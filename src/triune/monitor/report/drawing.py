@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -134,13 +134,14 @@ def draw_panel(axes: Axes, panel: Panel, order: Sequence[str] = (), size: float 
     axes.grid(axis="y", color=LINE, lw=0.5)
 
 
-def key(labels: Sequence[str]) -> tuple[list[Line2D], list[str]]:
-    """What a legend of a figure shows where `labels` is the `order` of its charts."""
+def key(order: Sequence[str], shown: Collection[str]) -> tuple[list[Line2D], list[str]]:
+    """What a legend says of the labels that are shown, where `order` is that of the charts."""
     lines = [
         Line2D([], [], color=COLOURS[i % len(COLOURS)], linestyle=DASHES[i % len(DASHES)], lw=1.2)
-        for i in range(len(labels))
+        for i, label in enumerate(order)
+        if label in shown
     ]
-    return lines, [plain(label, 60) for label in labels]
+    return lines, [plain(label, 60) for label in order if label in shown]
 
 
 def clean(axes: Axes, size: float = 7.0) -> None:

@@ -82,8 +82,6 @@ def panels(chosen: Sequence[Panel], order: Sequence[str] = (), title: str = "") 
         part = chosen[start : start + _ACROSS * _DOWN]
         rows = -(-len(part) // _ACROSS)
         page = canvas(PAGE, 1.4 * rows + 0.35)
-        if title:
-            page.suptitle(title, fontsize=8, color=INK, x=0.01, ha="left")
         grid = page.subplots(
             rows, _ACROSS, squeeze=False, sharey=all(panel.scale == "unit" for panel in part)
         )
@@ -95,10 +93,16 @@ def panels(chosen: Sequence[Panel], order: Sequence[str] = (), title: str = "") 
                 axes.set_xlabel("step", fontsize=6.5, color=MUTED)
             if not order:
                 axes.legend(fontsize=5.5, frameon=False, labelcolor=MUTED)
+        shown = {line.label for panel in part for line in panel.lines}
         if order:
-            page.legend(
-                *key(order), loc="outside upper left", ncols=4, fontsize=6.5, frameon=False, labelcolor=INK
+            lines, labels = key(order, shown)
+            legend = page.legend(
+                lines, labels, loc="outside upper left", ncols=4, fontsize=6.5, frameon=False, labelcolor=INK
             )
+            if title:
+                legend.set_title(title)
+                legend.get_title().set_fontsize(8)
+                legend.set_alignment("left")
         pages.append(page)
     return pages
 
@@ -108,10 +112,11 @@ def tables(rows: Sequence[Row], draw: Callable[[Axes, Sequence[Row]], None], tit
     pages = []
     for start in range(0, len(rows), _ROWS):
         part = rows[start : start + _ROWS]
-        page = canvas(COLUMN, 0.17 * len(part) + 0.55)
+        page = canvas(COLUMN, 0.17 * len(part) + 0.7)
         axes = page.subplots()
         draw(axes, part)
-        page.suptitle(plain(title, 70), fontsize=6.5, color=MUTED, x=0.01, ha="left")
+        said = "\n".join(plain(line, 62) for line in title.split("\n"))
+        page.suptitle(said, fontsize=6.5, color=MUTED, x=0.01, ha="left")
         pages.append(page)
     return pages
 
