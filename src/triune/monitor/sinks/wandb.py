@@ -3,6 +3,7 @@ with `wandb sync`."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -48,6 +49,9 @@ class Wandb(Tracker):
             )
         known = known or new_id()
         self.run.run_dir.mkdir(parents=True, exist_ok=True)
+        # W&B names its folder by the second: resumed within one, a run would write over what it has not sent yet.
+        while any((self.run.run_dir / "wandb").glob(f"*run-{time.strftime('%Y%m%d_%H%M%S')}-{known}")):
+            time.sleep(0.05)
         self._run = wandb.init(
             project=options.project,
             entity=options.entity,
@@ -70,9 +74,12 @@ class Wandb(Tracker):
         self._run.log({**values, "step": step})
 
     def show(self, step: int, phase: str, examples: Sequence[Example]) -> None:
-        table = self._wandb.Table(columns=[*COLUMNS, "pictures"])
+        # A column each: W&B writes a list of pictures in one cell as its text.
+        most = max((len(example.pictures) for example in examples), default=0)
+        table = self._wandb.Table(columns=[*COLUMNS, *(f"picture {n + 1}" for n in range(most))])
         for example in examples:
-            table.add_data(*row(example), [self._wandb.Image(picture) for picture in example.pictures])
+            pictures = [self._wandb.Image(picture) for picture in example.pictures]
+            table.add_data(*row(example), *pictures, *[None] * (most - len(pictures)))
         self._run.log({f"{phase}/rollouts": table, "step": step})
 
     def finish(self) -> None:
