@@ -215,11 +215,18 @@ def test_hardly_a_run_raises_nothing(steps: int, tmp_path: Path) -> None:
     assert found == []
 
 
-def test_what_is_not_a_number_raises_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+def test_what_is_not_a_number_breaks_nothing(tmp_path: Path) -> None:
     nothing = [scalar(name, math.nan, source=A) for name in ("completions/length", "reward", "accuracy")]
     with Monitor(tmp_path, sinks=(), rollouts_every=0) as monitor:
         for step in range(1, STEPS + 1):
-            norms = [scalar("grad_norm", value, module="vision") for value in (math.nan, math.inf)]
-            monitor.log_step(step, "train", (), [*nothing, *norms, scalar("entropy", math.nan, source=A)])
+            norm = scalar("grad_norm", math.inf if step == 20 else 1.0, module="vision")
+            monitor.log_step(step, "train", (), [*nothing, norm, scalar("entropy", math.nan, source=A)])
     with Store(tmp_path, readonly=True) as store:
-        assert read(store) == []
+        (burst,) = read(store)  # but for a gradient
+    assert (burst.rule, burst.component, burst.since, burst.step, burst.over) == (
+        "vision_gradient_spike",
+        "vision",
+        20,
+        20,
+        30,
+    )

@@ -12,6 +12,7 @@ from triune.core.loading import command_line, merge, read
 from triune.core.provenance import RECIPE_FILE
 from triune.monitor.alarms import rules
 from triune.monitor.alarms.watch import history
+from triune.monitor.sinks.terminal import printable
 from triune.monitor.store import Store
 
 
@@ -38,7 +39,7 @@ def alarms(
     out = Console(highlight=False, soft_wrap=True)
     for alarm in found:
         until = "holds" if alarm.over is None else f"over at step {alarm.over}"
-        out.print(f"step {alarm.step}, since {alarm.since}, {until}: {alarm}", markup=False)
+        out.print(printable(f"step {alarm.step}, since {alarm.since}, {until}: {alarm}"), markup=False)
     for note in notes:
         out.print(f"note: {note.rule}: {note.message}", markup=False)
     holding = sum(alarm.over is None for alarm in found)

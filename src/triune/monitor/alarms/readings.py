@@ -91,15 +91,18 @@ class Shift:
 
 class Curve:
     """A metric of one source (or whatever labels were asked for) up to the step at hand. Points without a finite value are
-    not on it."""
+    not on it; `lost` has their steps."""
 
     def __init__(self) -> None:
         self.head: list[Point] = []
         self.tail: deque[Point] = deque(maxlen=TAIL)
+        self.lost: deque[int] = deque(maxlen=TAIL)
         self.length = 0
 
     def add(self, point: Point) -> None:
-        if point.count:
+        if not point.count:
+            self.lost.append(point.step)
+        else:
             if len(self.head) < HEAD:
                 self.head.append(point)
             self.tail.append(point)

@@ -21,7 +21,8 @@ class VisionGradientSpike(Rule):
     V-Triune (arXiv 2505.18129) trains with the tower frozen, because its norm was more than 10 times the language model's,
     and its first layers' 5 to 10 times its last ones', before performance broke down. The same ratio of 10 is a bound here.
     Against the past a step counts that is both 10 times the median and 10 scaled median absolute deviations above it: ours,
-    far beyond what batches differ by. Such an alarm is over when no such step is among the last ones.
+    far beyond what batches differ by. A norm that is not finite is one in any case. Such an alarm is over when no such step
+    is among the last ones.
     """
 
     recent: int = Field(10, ge=1, description="last steps in which a spike counts")
@@ -50,6 +51,21 @@ class VisionGradientSpike(Rule):
             yield from self._ratio(readings, modules[VISION,], language)
 
     def _spikes(self, readings: Readings, metric: str, part: str, curve: Curve) -> Iterator[Alarm]:
+        lost = [step for step in curve.lost if step > readings.step - self.recent]
+        if lost:
+            yield Alarm(
+                rule=self.name,
+                source="",
+                component=part,
+                step=readings.step,
+                since=lost[0],
+                message=f"gradient norm is not finite at step {lost[-1]}: nothing was learnt from it. Lower "
+                "train.optimizer.lr_by_module.vision, or freeze the tower",
+                value=math.inf,
+                bound=math.inf,
+                metric=metric,
+            )
+            return
         now = curve.last(self.recent)
         before = curve.last(min(self.past, len(curve.tail) - self.recent), self.recent)
         if now is None or before is None or len(before.points) < self.least:

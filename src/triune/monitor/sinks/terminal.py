@@ -101,7 +101,7 @@ class Terminal:
             self._console.file.flush()
 
     def say(self, message: str) -> None:
-        self._console.print(Text(_printable(message)), soft_wrap=True)  # above the live view, if there is one
+        self._console.print(Text(printable(message)), soft_wrap=True)  # above the live view, if there is one
 
     def alarms(self, holding: Sequence[Alarm]) -> None:
         self._alarms = holding
@@ -117,7 +117,7 @@ class Terminal:
             rows = self._train if self._phase == "train" else self._held_out
             by_source: dict[str, list[Metric]] = {}
             for metric in _shown(metrics, by=("source", "status")):
-                by_source.setdefault(_printable(metric.label("source")), []).append(metric)
+                by_source.setdefault(printable(metric.label("source")), []).append(metric)
             rows.update({source: _Row.of(found) for source, found in by_source.items()})
         head = Table.grid(padding=(0, 2))
         head.add_row(
@@ -158,7 +158,7 @@ class Terminal:
         """The alarms that hold, the newest first."""
         for alarm in self._alarms[: -_ALARMS - 1 : -1]:
             line = f"ALARM since step {alarm.since}: {alarm}"
-            yield Text(_printable(line), style="bold red", overflow="ellipsis", no_wrap=True)
+            yield Text(printable(line), style="bold red", overflow="ellipsis", no_wrap=True)
         if len(self._alarms) > _ALARMS:
             yield Text(f"and {len(self._alarms) - _ALARMS} more alarms", style="bold red")
 
@@ -207,6 +207,6 @@ def _number(value: float | None, form: str = ".3f", alarm: float | None = None) 
     return Text(format(value, form), style="bold red" if alarm is not None and value >= alarm else "")
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Names come from data: no control codes may reach the terminal."""
     return "".join(c if c.isprintable() else "?" for c in name)
