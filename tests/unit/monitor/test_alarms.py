@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from triune.core.loading import find_recipe
 from triune.core.recipe import Recipe
 from triune.monitor import alarms
 from triune.monitor.alarms import Alarm
+from triune.monitor.alarms.readings import Readings
 from triune.monitor.metric import Metric, scalar
 from triune.monitor.monitor import Monitor
 from triune.monitor.sinks import Run
@@ -148,6 +150,26 @@ def test_the_page_names_every_rule_with_its_defaults() -> None:
     for name, row in rows.items():
         named = set(re.findall(r"`(\w+)`", row)) & set(alarms.ALARMS[name].model_fields)
         assert named, f"{name}: the page names none of its options"
+
+
+def test_a_rule_that_fails_says_so_once_and_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(rule: alarms.Rule, readings: Readings) -> Iterator[Alarm]:
+        raise KeyError("window")
+
+    monkeypatch.setattr(alarms.ALARMS["entropy_collapse"], "check", broken)
+    with Monitor(tmp_path, sinks=()) as monitor:
+        for step in range(1, 21):
+            monitor.log_step(step, "train", scalars=[scalar("entropy", 0.5, source="a")])
+        said = [
+            event
+            for event in monitor.store.events(alarms.NOTED)
+            if event.detail["rule"] == "entropy_collapse"
+        ]
+    assert [event.detail["message"] for event in said] == [
+        "the rule failed, and finds nothing: KeyError: 'window'"
+    ]
 
 
 def test_a_rule_is_left_out_by_none() -> None:

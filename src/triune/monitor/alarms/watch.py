@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from triune.core.errors import StorageError
 from triune.monitor.alarms import NOTED, Alarm, Key, Note, Rule, read
 from triune.monitor.alarms.readings import Readings
 from triune.monitor.store import Store
@@ -40,7 +41,7 @@ class Look:
         change, found = Change(), set[Key]()
         self.readings.holding = self.holding.keys()
         for rule in self.rules.values():
-            for said in rule.check(self.readings):
+            for said in self._said(rule):
                 if isinstance(said, Note):
                     if said.rule not in self.noted:
                         self.noted.add(said.rule)
@@ -53,6 +54,17 @@ class Look:
             change.over.append(replace(self.holding.pop(key), over=self.readings.step))
         self.holding |= {alarm.key: alarm for alarm in change.raised}
         return change
+
+    def _said(self, rule: Rule) -> Iterator[Alarm | Note]:
+        """What a rule finds. One that fails, which is the fault of the rule and not of the run, says so once; what it said
+        before still holds."""
+        try:
+            yield from rule.check(self.readings)
+        except StorageError:
+            raise
+        except Exception as error:
+            yield Note(rule.name, f"the rule failed, and finds nothing: {type(error).__name__}: {error}")
+            yield from [alarm for alarm in self.holding.values() if alarm.rule == rule.name]
 
 
 class Watch:
