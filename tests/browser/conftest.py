@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from triune.core.loading import find_recipe
@@ -135,3 +137,10 @@ def page(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 def shown(page: Page, view: str) -> None:
     """Waits until a view has drawn what it has."""
     page.wait_for_selector(f"#content[data-ready='{view}']")
+
+
+def accessible(page: Page) -> None:
+    """Nothing serious is found by axe-core."""
+    found = Axe().run(page).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert not serious, json.dumps(serious, indent=1)[:4000]

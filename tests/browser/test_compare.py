@@ -16,7 +16,7 @@ from triune.monitor.compare import evaluation, paired
 from triune.monitor.rollouts import Rollout
 from triune.monitor.store import Store
 
-from .conftest import Dash, serving, shown
+from .conftest import Dash, accessible, serving, shown
 from .synthetic import recipe, step, synthetic
 from .test_overview import panel
 from .test_runs import NASTY
@@ -100,6 +100,7 @@ def test_a_band_over_seeds_is_drawn_where_the_seeds_are(page: Page, folder: Dash
     # a: 0.05 and 0.15 at step 1, b: 0.25 and 0.35, on the axis from 0.05 to 0.8 (b2 at step 10)
     low, middle, high = (float(line.get_attribute("y1") or 0) for line in one.locator(".grid").all())
     assert middle == pytest.approx((low + high) / 2)
+    accessible(page)
     edges = heights(one.locator("path.band.k0"))
     at = lambda value: low + (value - 0.05) / 0.75 * (high - low)  # noqa: E731
     assert edges[0] == pytest.approx(at(0.15), abs=0.1)

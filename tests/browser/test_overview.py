@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, Page, expect
 from triune.monitor.alarms import Alarm
 from triune.monitor.store import Store
 
-from .conftest import SCREENSHOTS, Dash, serving, shown
+from .conftest import SCREENSHOTS, Dash, accessible, serving, shown
 from .synthetic import recipe, step, synthetic
 from .test_runs import NASTY
 
@@ -102,6 +102,7 @@ def test_sixty_four_sources_come_in_one_request_and_fit_on_one_screen(page: Page
     assert max(bottoms) <= 900
     assert page.locator(".chart path.curve.k0").count() == 65
     page.screenshot(path=SCREENSHOTS / "sixty-four-sources.png")
+    accessible(page)
     page.keyboard.press("/")
     page.keyboard.type("task3 59")
     expect(page.locator(".chart h3")).to_have_text(["mean over sources", "task3/source 59"])

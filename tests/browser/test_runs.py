@@ -16,7 +16,7 @@ from triune.monitor.monitor import Monitor
 from triune.monitor.runs import RunFolder, Runs
 from triune.monitor.store import Store
 
-from .conftest import Dash, serving, shown
+from .conftest import Dash, accessible, serving, shown
 from .synthetic import recipe, step, synthetic
 
 NASTY = "<img src=x onerror=alert(1)> \"q\" 'a' 100% #1 & ünï/テスト"
@@ -100,6 +100,7 @@ def test_tags_are_edited_in_the_page(page: Page, folder: Dash) -> None:
     page.keyboard.type(NASTY)
     page.keyboard.press("Enter")
     page.keyboard.type("second")
+    accessible(page)
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(opener).to_be_focused()
