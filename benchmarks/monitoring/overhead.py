@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from triune.core.loading import find_recipe
 from triune.core.recipe import Recipe
 from triune.loop import Loop
 from triune.monitor.metric import Metric
 from triune.monitor.monitor import Monitor
+from triune.monitor.sinks import Run
+from triune.monitor.sinks.terminal import Terminal
 from triune.train.parallel import Quiet
 
 
@@ -58,10 +61,21 @@ def pairs(folder: Path, number: int, overrides: Sequence[str] = ()) -> Iterator[
     """Two runs of the same recipe and seed, a step of one and a step of the other in turn. The first pair, in which
     everything is imported, is left out."""
     torch.set_num_threads(1)
+    folder.mkdir(parents=True)
     keys = (f"train.total_steps={number + 1}", "train.probe=false", "monitor.rollouts_every=1", *overrides)
     recipe = Recipe.load(find_recipe("quickstart"), keys)
-    monitor = Timed(folder / "on", ["jsonl"], total_steps=number + 1)
-    with Loop(recipe, folder / "off", Nothing()) as off, Loop(recipe, folder / "on", monitor) as on:
+    with (folder / "terminal.txt").open("w") as file:
+        terminal = Terminal(Run(folder / "on", number + 1), Console(file=file))  # the recipe's own sink
+        monitor = Timed(folder / "on", [terminal], total_steps=number + 1)
+        yield from _turns(
+            Loop(recipe, folder / "off", Nothing()), Loop(recipe, folder / "on", monitor), number
+        )
+
+
+def _turns(off: Loop, on: Loop, number: int) -> Iterator[Pair]:
+    monitor = on.monitor
+    assert isinstance(monitor, Timed)
+    with off, on:
         for count in range(number + 1):
             spent = monitor.spent
             order = [lambda: _seconds(off), lambda: _seconds(on)]
