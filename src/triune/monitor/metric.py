@@ -140,5 +140,5 @@ class Scored:
         origin = self.trajectory.payload.arrays.get("origin")
         if origin is None:
             return None
-        others = origin != origin[:1]
-        return int(others.argmax()) if others.any() else len(origin)
+        # The first differs from itself nowhere, so that 0 means none.
+        return (int((origin != origin[0]).argmax()) or len(origin)) if len(origin) else 0

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import get_args
 
 from triune.core.monitorspec import REFLECTION_WORDS
 from triune.core.trajectory import BASELINE, Trajectory
 from triune.core.verdict import Ending, Status, Verdict
-from triune.monitor.metric import Metric, Scored, labelled
+from triune.monitor.metric import Labels, Metric, Scored, labelled
 
 NO_SPREAD = 1e-8
 """Rewards that differ by no more than this are equal: floating-point noise is not a learning signal."""
@@ -51,18 +52,35 @@ class _Values:
 
     def metrics(self) -> list[Metric]:
         made = []
-        for (source, task, component), seen in self._places.items():
-            zeros = {
-                (name, label, option): count - len(seen[name, label, option])
-                for (name, label, options), count in self._rows[source, task, component].items()
+        for place, seen in self._places.items():
+            counts = [
+                (name, label, option, count)
+                for (name, label, options), count in self._rows[place].items()
                 for option in options
-            }
-            here = labelled(source=source, task=task, component=component)
-            for key, values in seen.items():
-                name, *own = key
-                labels = tuple(sorted((*here, (own[0], own[1])))) if own[0] else here
-                made.append(Metric.made(name, labels, values, zeros.get(key, 0)))
+            ]
+            for name, label, option, count in counts:
+                values = seen.pop((name, label, option), None)
+                if values is None:
+                    made.append(_zeros(name, place, label, option, count))
+                else:
+                    labels = _labels(place, label, option)
+                    made.append(Metric.made(name, labels, values, count - len(values)))
+            for (name, label, of), values in seen.items():
+                made.append(Metric.made(name, _labels(place, label, of), values))
         return sorted(made, key=lambda metric: (metric.name, metric.labels))
+
+
+@lru_cache(maxsize=1 << 14)
+def _labels(place: tuple[str, str, str], label: str, of: str) -> Labels:
+    source, task, component = place
+    own = {label: of} if of else {}
+    return labelled(**{"source": source, "task": task, "component": component, **own})
+
+
+@lru_cache(maxsize=1 << 14)
+def _zeros(name: str, place: tuple[str, str, str], label: str, of: str, count: int) -> Metric:
+    """What was not found in so many rollouts: most words, endings and statuses of most sources, at every step again."""
+    return Metric.made(name, _labels(place, label, of), (), count)
 
 
 def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_WORDS) -> list[Metric]:
@@ -152,8 +170,12 @@ def _add_verdict(values: _Values, one: Scored) -> None:
 
 def _reward_range(verdict: Verdict) -> tuple[float, float]:
     """The least and the most that components on [0, 1] can add up to."""
-    weights = [component.weight for component in verdict.components]
-    scale = (sum(weights) if verdict.normalized else 0.0) or 1.0
+    return _extremes(tuple(component.weight for component in verdict.components), verdict.normalized)
+
+
+@lru_cache(maxsize=1 << 10)
+def _extremes(weights: tuple[float, ...], normalized: bool) -> tuple[float, float]:
+    scale = (sum(weights) if normalized else 0.0) or 1.0
     return sum(min(w, 0.0) for w in weights) / scale, sum(max(w, 0.0) for w in weights) / scale
 
 
