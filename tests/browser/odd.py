@@ -97,7 +97,8 @@ def _tools() -> tuple[Scored, Media, np.ndarray[Any, Any], dict[int, str]]:
     return kept, second, np.linspace(-1, 1, 8, dtype=np.float32), pieces
 
 
-def _log(store: Store, step: int, phase: str, judged: list[Scored], **more: Any) -> None:
+def log(store: Store, step: int, phase: str, judged: list[Scored], **more: Any) -> None:
+    """Logs a step as the monitor would."""
     advantages = more.pop("advantages", [0.5 - n / 4 for n in range(len(judged))])
     rows = [Rollout.of(step, phase, one, value) for one, value in zip(judged, advantages, strict=True)]
     media = [*(medium for one in judged for medium in one.sample.media), *more.pop("media", [])]
@@ -135,25 +136,30 @@ def _boxed() -> list[Scored]:
         media=(Media.from_image(picture(20)), Media.from_image(picture(21))),
         messages=(Message(role="user", content=(Picture(media=0), Text(text="and"), Picture(media=1))),),
     )  # fmt: skip
-    return [*frames, make_scored(0.2, many, text=flood), make_scored(0.2, two, text="[1, 1, 5, 5]")]
+    pointing = make_sample(
+        11, "pointing/odd", id="points", checks=(Check(verifier="points"),), frame="per_mille",
+        truth={"points": [[250, 250]], "polygon": [[500, 500], [900, 500], [500, 900]]},
+    )  # fmt: skip
+    pointed = make_scored(0.0, pointing, text='<point x="75.0" y="25.0" alt="there">there</point>')
+    return [*frames, make_scored(0.2, many, text=flood), make_scored(0.2, two, text="[1, 1, 5, 5]"), pointed]
 
 
 def write(run_dir: Path) -> None:
     """Steps 1 to 3 of train, of which the second's file is damaged, and two evaluations."""
     counts = [make_sample(n, "counting/shapes") for n in range(6)]
     with Store(run_dir) as store:
-        _log(store, 1, "train", _grouped(counts))
-        _log(store, 2, "train", [make_scored(1.0, counts[0])])
+        log(store, 1, "train", _grouped(counts))
+        log(store, 2, "train", [make_scored(1.0, counts[0])])
         boxed = _boxed()
         tools, shown, credit, pieces = _tools()
         credits = [*[0.0] * len(boxed), credit]
-        _log(store, 3, "train", [*boxed, tools], advantages=credits, media=[shown], pieces=pieces)
+        log(store, 3, "train", [*boxed, tools], advantages=credits, media=[shown], pieces=pieces)
         for step, phase, right in ((0, "eval-before", (0, 1)), (3, "eval-after", (1, 2, 3))):
             judged = [
                 make_scored(float(n in right), one, text=f"\\boxed{{{3 if n in right else n + 5}}}")
                 for n, one in enumerate(counts)
             ]
-            _log(store, step, phase, [*judged, _grounding("per_mille", "wide", 40)])
+            log(store, step, phase, [*judged, _grounding("per_mille", "wide", 40)])
     damage(run_dir)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from PIL import Image, ImageColor
 from playwright.sync_api import Locator, Page, expect
 
 from .conftest import Dash, shown
@@ -87,6 +90,27 @@ def test_a_missing_picture_is_said_in_its_place_and_the_others_are_shown(page: P
     expect(figures.nth(0).locator("g.answered")).to_have_count(1)
     expect(figures.nth(1).locator(".missing")).to_have_text("this picture is not among the run's media")
     expect(figures.nth(1).locator("g.true")).to_have_count(1)  # its size is known from the sample
+
+
+def test_points_and_polygons_are_at_the_right_pixels(page: Page, odd: Dash) -> None:
+    """By what is really painted: the middle of a point has its colour."""
+    one(page, odd, "points", step=3)
+    pictures = page.get_by_role("region", name="Pictures")
+    expect(pictures.locator("g.true polygon.mark")).to_have_count(1)
+    pixels = Image.open(io.BytesIO(pictures.locator(".canvas").screenshot())).convert("RGB")
+    width, height = pixels.size
+    for (x, y), colour in {
+        (0.25, 0.25): "#0b7a43",
+        (0.75, 0.25): "#c2410c",
+        (0.7, 0.7): "#0b7a43",  # on the long side of the true polygon
+        (0.5, 0.7): "#0b7a43",
+    }.items():
+        near = [
+            pixels.getpixel((int(x * width) + dx, int(y * height) + dy))
+            for dx in (-1, 0, 1)
+            for dy in (-1, 0, 1)
+        ]
+        assert ImageColor.getrgb(colour) in near, (x, y, near)
 
 
 def test_zoom_by_keys(page: Page, odd: Dash) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from triune.monitor.rollouts import Rollout
 from triune.monitor.store import Store
 
-from .conftest import Dash, shown
-from .odd import EVIL, LONG
+from .conftest import Dash, serving, shown
+from .odd import EVIL, LONG, log, make_sample, make_scored
 
 
 def one(page: Page, odd: Dash, sample: str, phase: str = "train", step: int = 1) -> None:
@@ -216,7 +217,7 @@ def test_a_damaged_file_is_named_and_the_rest_shown(page: Page, odd: Dash) -> No
     page.goto(odd.url("rollouts", run="odd"))
     shown(page, "rollouts")
     expect(page.locator(".note.bad")).to_contain_text(re.compile(r"rollouts/train/00000002.*\.parquet"))
-    assert len(names(page)) == 21
+    assert len(names(page)) == 22
 
 
 def test_a_step_that_was_not_kept_leads_to_the_nearest(page: Page, odd: Dash) -> None:
@@ -267,3 +268,36 @@ def test_tokens_without_their_text_fall_back_to_the_answer(page: Page, odd: Dash
     one(page, odd, "unparsed")
     expect(page.get_by_text("the run did not keep the text of its tokens")).to_be_visible()
     expect(page.get_by_role("region", name="assistant")).to_contain_text("no box")
+
+
+def test_rollouts_appear_while_they_are_written(page: Page, tmp_path: Path) -> None:
+    """Without a reload, under the eyes of the reader; the focus stays where it was."""
+    with Store(tmp_path / "live") as store, serving(tmp_path) as running:
+        log(store, 1, "train", [make_scored(0.5, make_sample(1), rank=1)])
+        page.goto(running.url("rollouts", run="live"))
+        shown(page, "rollouts")
+        assert len(names(page)) == 1
+        page.keyboard.press("j")
+        log(store, 2, "train", [make_scored(1.0, make_sample(2), text="the second")])
+        expect(page.locator(".rollouts-list a[data-item]")).to_have_count(2)
+        expect(page.locator(".rollouts-list a:focus")).to_have_text("counting/shapes/1 #1")
+        page.goto(running.url("matrix", run="live"))
+        shown(page, "matrix")
+        log(store, 3, "train", [make_scored(0.25, make_sample(3))])
+        cell = page.locator(".matrix td").nth(
+            page.locator(".matrix thead button").all_inner_texts().index("accuracy")
+        )
+        expect(cell.locator("a")).to_have_attribute("title", re.compile("0.25 at step 3"))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_serious_finding_of_axe_in_the_pages_of_rollouts(page: Page, odd: Dash, theme: str) -> None:
+    page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
+    for at, show in (("train:3:11", "one"), ("train:3:8", "one"), ("train:1:4", "group"), ("", "pairs")):
+        page.goto(odd.url("rollouts", run="odd", show=show, at=at))
+        shown(page, "rollouts")
+        if at == "train:3:11":
+            page.get_by_label("advantage").check()
+        found = Axe().run(page).response["violations"]
+        serious = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
+        assert not serious, (at, show, serious)

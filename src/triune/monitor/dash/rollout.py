@@ -146,6 +146,8 @@ def _pictures(store: Store, rollout: Rollout, sample: Sample | None) -> list[Jso
         met = seen.get(n)
         known = met if met is not None and met.sha256 == sha else None
         problem, size = _look(store.media(sha))
+        if sample is not None and n < len(sample.media) and sample.media[n].kind == "video":
+            problem = "a video: it is not kept with the run"
         if known is not None and size is not None and tuple(known.original) != size:
             problem = f"the file has {size[0]} x {size[1]} pixels, the policy met {known.original[0]} x {known.original[1]}"
         if known is not None:
