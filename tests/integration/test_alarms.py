@@ -20,9 +20,10 @@ from triune.train import checkpoint
 from triune.verify.count import Count
 
 SEEING = (
-    "data.sources=[{name: embedded/counting/shapes}]", "data.heldout_per_source=60", "train.total_steps=4",
+    "data.sources=[{name: embedded/counting/shapes}]", "data.heldout_per_source=30", "train.total_steps=4",
     "train.eval_every=2", "train.prompts_per_step=2", "train.rollouts_per_prompt=2", "train.probe=false",
     "train.eval_probes=[blind, swapped, halved]", "rollout.max_tokens=16", "judge.workers=0", "monitor.sinks=[]",
+    "monitor.alarms.blind_policy={samples: 30}",
 )  # fmt: skip
 
 
@@ -38,20 +39,20 @@ def raised(run_dir: Path) -> set[tuple[str, str]]:
 
 
 def test_a_policy_that_looks_loses_its_score_without_the_picture(tmp_path: Path) -> None:
-    recipe = Recipe.load(find_recipe("quickstart"), (*SEEING, "data.sources=[{name: embedded/ocr/word}]"))
+    recipe = Recipe.load(find_recipe("quickstart"), (*SEEING, "data.sources=[{name: embedded/chart/pie}]"))
     with Loop(recipe, tmp_path) as loop:
         loop.evaluate_all()
     with Store(tmp_path, readonly=True) as store:
-        seen = store.latest("accuracy", phase="eval")["ocr/word",]
+        seen = store.latest("accuracy", phase="eval")["chart/pie",]
         for probe in ("blind", "swapped", "halved"):
-            drop = store.latest("probe/drop", phase=f"eval-{probe}")["ocr/word",]
-            low = store.latest("probe/drop_low", phase=f"eval-{probe}")["ocr/word",]
-            now = store.latest("accuracy", phase=f"eval-{probe}")["ocr/word",]
-            assert drop.count == 60
+            drop = store.latest("probe/drop", phase=f"eval-{probe}")["chart/pie",]
+            low = store.latest("probe/drop_low", phase=f"eval-{probe}")["chart/pie",]
+            now = store.latest("accuracy", phase=f"eval-{probe}")["chart/pie",]
+            assert drop.count == 30
             assert drop.mean == pytest.approx(seen.mean - now.mean)
             if probe != "halved":
                 assert low.mean > 0.2
-    assert ("blind_policy", "ocr/word") not in raised(tmp_path)
+    assert ("blind_policy", "chart/pie") not in raised(tmp_path)
 
 
 def test_a_policy_that_does_not_look_loses_nothing_and_is_stopped(tmp_path: Path) -> None:
@@ -80,8 +81,8 @@ def test_a_policy_that_does_not_look_loses_nothing_and_is_stopped(tmp_path: Path
 
 def test_entropy_that_is_pressed_down_is_an_alarm(recipe_file: Path, tmp_path: Path) -> None:
     keys = (
-        "algo.terms=[{kind: entropy, coef: -1.0}]", "train.total_steps=20", "train.eval_every=0", "train.checkpoint_every=0",
-        "train.optimizer.lr=0.01", "train.optimizer.schedule=constant", "monitor.alarms.entropy_collapse={window: 5, share: 0.2}",
+        "algo.terms=[{kind: entropy, coef: -1.0}]", "train.total_steps=10", "train.eval_every=0", "train.checkpoint_every=0",
+        "train.optimizer.lr=0.01", "train.optimizer.schedule=constant", "monitor.alarms.entropy_collapse={window: 3, share: 0.3}",
     )  # fmt: skip
     with Loop(Recipe.load(recipe_file, keys), tmp_path / "run") as loop:
         loop.run()
