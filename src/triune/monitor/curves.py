@@ -22,6 +22,7 @@ COLUMNS = ("source", "task", "component")
 """Labels with a column of their own; the others share the JSON column `labels`."""
 
 Key = tuple[str, ...]
+_FOREVER = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Curves:
 
     def read(self, since: int | None, until: int | None, points: int | None) -> dict[Key, list[Point]]:
         """Points rising in step; about `points` at most for each curve, if given."""
-        low, high = max(since or 0, 0), 2**62 if until is None else until
+        low, high = min(max(since or 0, 0), _FOREVER), _FOREVER if until is None else min(until, _FOREVER)
         rows = self._rows(f"SELECT step FROM steps {_SPAN} ORDER BY step", self.phase, low, high)
         steps = np.array(rows, np.int64).reshape(-1)
         if not len(steps) or not self.of:

@@ -26,6 +26,7 @@ Order = Literal[
 SHARDS_PER_CALL = 64
 """How many shards a search in texts opens before it hands back what it has."""
 _BATCH = 512
+_LARGE = 2**62  # integers beyond are no step, no number of tokens, and nothing that SQLite takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def complete(db: sqlite3.Connection, shards: Shards) -> None:
     for phase, step in pending:
         count, problem = 0, None
         try:
-            rollouts = from_parquet(shards.path(phase, step))
+            rollouts = shards.read(phase, step, from_parquet)
             insert(db, step, phase, rollouts)
             count = len(rollouts)
         except (StorageError, OSError) as error:
@@ -178,7 +179,8 @@ def complete(db: sqlite3.Connection, shards: Shards) -> None:
 
 
 def find(db: sqlite3.Connection, shards: Shards, query: Query) -> Page:
-    """The rollouts that the query asks for; to be called within a transaction, so that the index stands still."""
+    """The rollouts that the query asks for. Not of one moment: pages do not need it, and a file that is replaced while it
+    is searched has its new rows in the index."""
     where, values = _filters(query)
     total = int(db.execute(f"SELECT count(*) FROM rollouts WHERE {where}", values).fetchone()[0])
     problems = [text for (text,) in db.execute("SELECT problem FROM shards WHERE problem IS NOT NULL")]
@@ -237,7 +239,7 @@ def _beyond(keys: Sequence[tuple[str, bool]], cursor: str) -> tuple[str, list[An
     """The condition of rows that come after a cursor: equal in some first keys, beyond it in the next."""
     try:
         at = json.loads(cursor)
-        if not isinstance(at, list) or len(at) != len(keys):
+        if not isinstance(at, list) or len(at) != len(keys) or not all(map(_plain, at)):
             raise ValueError
     except ValueError:
         raise ValueError(f"not the `next` of a page in this order: {cursor!r}") from None
@@ -251,6 +253,11 @@ def _beyond(keys: Sequence[tuple[str, bool]], cursor: str) -> tuple[str, list[An
     if keys[0][0] == "step":  # said once more, in the form in which the table is sorted
         return f"step {'<=' if keys[0][1] else '>='} ? AND {condition}", [at[0], *values]
     return condition, values
+
+
+def _plain(value: object) -> bool:
+    """Whether SQLite takes it."""
+    return value is None or isinstance(value, float | str) or (isinstance(value, int) and abs(value) < _LARGE)
 
 
 def _filters(query: Query) -> tuple[str, list[Any]]:
@@ -274,7 +281,7 @@ def _filters(query: Query) -> tuple[str, list[Any]]:
     for column, bounds in (("step", query.steps), ("reward", query.reward), ("length", query.length)):
         for sign, bound in zip((">=", "<="), bounds, strict=True):
             if bound is not None:
-                add(f"{column} {sign} ?", bound)
+                add(f"{column} {sign} ?", max(-_LARGE, min(_LARGE, bound)))
     for name, bounds in query.components.items():
         for sign, bound in zip((">=", "<="), bounds, strict=True):
             if bound is not None:
@@ -298,7 +305,7 @@ class _Texts:
         if key not in self._open:
             self._opened += 1
             try:
-                said = [(a.casefold(), b.casefold()) for a, b in texts(self._shards.path(*key))]
+                said = [(a.casefold(), b.casefold()) for a, b in self._shards.read(*key, texts)]
             except StorageError as error:
                 self._problems.append(str(error))
                 said = []

@@ -6,13 +6,18 @@ killed in between leaves a whole file that only has to be moved, which the next 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sqlite3
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from triune.core.errors import StorageError
 from triune.monitor.disk import move, naming, write
+
+T = TypeVar("T")
 
 
 class Shards:
@@ -25,21 +30,30 @@ class Shards:
         rows = self._db.execute("SELECT step FROM shards WHERE phase = ? ORDER BY step", (phase,))
         return [step for (step,) in rows]
 
+    def read(self, phase: str, step: int, how: Callable[[Path], T]) -> T:
+        """What `how` makes of the shard, which may be moved or replaced meanwhile. Raises StorageError as `path` does, and
+        what `how` raises of a file that stayed."""
+        while True:
+            known, path = self._row(phase, step), self.path(phase, step)
+            try:
+                return how(path)
+            except StorageError:
+                if path.exists() and self._row(phase, step) == known:
+                    raise
+
     def path(self, phase: str, step: int) -> Path:
         """Where the shard can be read now. Raises StorageError if there was one, and it is gone or not whole."""
-        file = self._file(phase, step)
-        known = self._row(phase, step)
+        file, known, before = self._file(phase, step), self._row(phase, step), None
+        while known is not None and known != before:
+            for place in (file, file.with_suffix(".partial"), file):
+                with contextlib.suppress(OSError):
+                    if known[1] in (None, place.stat().st_size):
+                        return place
+            # Was the step logged again, and its file moved, while we looked?
+            before, known = known, self._row(phase, step)
         if known is None:
             raise StorageError(f"{file}: no rollouts of step {step} of phase {phase} were kept")
         rows, size, _ = known
-        # Moved while we look: first where it belongs, then where it was, then where it belongs.
-        for place in (file, file.with_suffix(".partial"), file):
-            try:
-                found = place.stat().st_size
-            except OSError:
-                continue
-            if size in (None, found):
-                return place
         if file.exists():
             raise StorageError(
                 f"{file}: has {file.stat().st_size} bytes and was written with {size}: half-written or damaged; restore "

@@ -255,14 +255,13 @@ class Store:
         """The rollouts of a step as they were logged; none if they were not kept. Raises StorageError if they were, and
         their file is gone or damaged."""
         with naming(self._path, reading=True):
-            return from_parquet(self._shards.path(phase, step)) if self._shards.has(phase, step) else []
+            return self._shards.read(phase, step, from_parquet) if self._shards.has(phase, step) else []
 
     def find(self, query: Query) -> Page:
         """A page of rollouts; see `Query`. Files are opened for a search in texts only."""
         with naming(self._path, reading=True):
             self._index()  # a copy of an older run in memory, at the first search
-            with self._reading():
-                return index.find(self._db, self._shards, query)
+            return index.find(self._db, self._shards, query)
 
     def pass_rates(self, phase: str = "train") -> dict[str, index.PassRates]:
         """By source, over the whole run, of the rollouts that are kept."""

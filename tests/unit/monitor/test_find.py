@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -236,7 +237,34 @@ def test_a_file_that_cannot_be_read_is_a_problem_not_the_end(store: Store, how: 
     assert says in problem
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "[]", "[1]", '{"a": 1}', "1"])
+def test_a_step_that_is_logged_again_while_it_is_read(store: Store) -> None:
+    def again(number: int) -> None:
+        keep(
+            store,
+            [rollout(1, response="needle " * (1 + number % 7), rank=rank) for rank in range(1 + number % 3)],
+        )
+
+    again(0)
+    writing, reads = True, 0
+
+    def read() -> None:
+        nonlocal reads
+        with Store(store.run_dir, readonly=True) as reader:
+            while writing:
+                assert {one.step for one in reader.rollouts("train", 1)} == {1}
+                assert reader.find(Query(text="needle")).problems == ()
+                reads += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read)
+        for number in range(1, 60):
+            again(number)
+        writing = False
+        reading.result(timeout=60)
+    assert reads
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "[]", "[1]", '{"a": 1}', "1", "[[], 1, 2]", f"[{2**70}, 1, 2]"])
 def test_a_cursor_of_something_else_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(ValueError, match="not the `next` of a page"):
         store.find(Query(after=cursor))
@@ -248,6 +276,16 @@ def test_bad_queries() -> None:
         Query(order=bad)
     with pytest.raises(ValueError, match="at least one row"):
         Query(limit=0)
+
+
+def test_odd_names_and_bounds(store: Store) -> None:
+    odd = "a\0b' OR 1 --<script>\N{RIGHT-TO-LEFT OVERRIDE}"
+    sample = make_sample(1, odd, id=odd)
+    keep(store, [Rollout.of(1, "train", make_scored(1.0, sample, rank=3))])
+    (row,) = store.find(Query(sources=(odd,), samples=(odd,), groups=(odd,), steps=(-(2**80), 2**80))).rows
+    assert (row.id, row.sample, row.group, row.source) == (f"{odd}#3", odd, odd, odd)
+    assert store.find(Query(reward=(float("nan"), None))).rows == ()
+    assert store.series("x", since=2**80, until=2**81) == {}
 
 
 def test_values_that_json_does_not_know(store: Store) -> None:
