@@ -23,11 +23,13 @@ COLUMNS = ("source", "task", "component")
 
 Key = tuple[str, ...]
 _FOREVER = 2**62
+_SPAN = "WHERE phase = ? AND step BETWEEN ? AND ?"
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """The series of a metric: their rows by the labels that tell them apart."""
+    """The series of a metric. `chosen` are their rows in the table `series`, as SQL; `of` says which of the `keys`, the labels
+    that tell curves apart, each belongs to."""
 
     db: sqlite3.Connection
     phase: str
@@ -131,9 +133,6 @@ class Curves:
         return self.db.execute(sql, values).fetchall()
 
 
-_SPAN = "WHERE phase = ? AND step BETWEEN ? AND ?"
-
-
 def column(label: str) -> str:
     """The SQL of a label's value."""
     if not re.fullmatch(r"\w+", label):
@@ -149,6 +148,6 @@ def _width(steps: NDArray[np.int64], points: int | None) -> int:
         return 1
     counts = {width: len(np.unique(steps // width)) for width in (1, *WIDTHS)}
     width = max(width for width, count in counts.items() if 4 * count >= points)
-    while len(np.unique(steps // width)) > max(points, 1):
+    while len(np.unique(steps // width)) > points:
         width *= 2
     return width

@@ -86,15 +86,16 @@ class Points:
         some = count > 0
         share = self.count / np.repeat(np.maximum(count, 1), sizes)
         known = self.count > 0
+        low = np.minimum.reduceat(np.where(known, self.min, math.inf), starts)
+        high = np.maximum.reduceat(np.where(known, self.max, -math.inf), starts)
         mean = np.add.reduceat(np.where(known, self.mean, 0.0) * share, starts)
+        mean = np.minimum(np.maximum(mean, low), high)  # rounding leaves neither the range nor equal values
         apart = np.where(known, np.abs(self.mean - np.repeat(mean, sizes)), 0.0)
         std = np.where(known, self.std, 0.0)
         # Scaled by the largest of each run, so that no square overflows.
         scale = np.maximum.reduceat(np.maximum(apart, std), starts)
         unit = np.repeat(np.where(scale > 0, scale, 1.0), sizes)
         spread = np.add.reduceat(share * ((apart / unit) ** 2 + (std / unit) ** 2), starts)
-        low = np.minimum.reduceat(np.where(known, self.min, math.inf), starts)
-        high = np.maximum.reduceat(np.where(known, self.max, -math.inf), starts)
         return Points(
             step=np.maximum.reduceat(self.step, starts),
             count=count,

@@ -26,18 +26,16 @@ from pydantic import JsonValue
 from triune.core.sample import Media, Sample
 from triune.monitor import index, rollups, samples, schema
 from triune.monitor.curves import COLUMNS, Curves
-from triune.monitor.disk import Claim, naming, write
+from triune.monitor.disk import Claim, naming
 from triune.monitor.index import Page, Query
 from triune.monitor.metric import Labels, Metric, merge
+from triune.monitor.pictures import Pictures
 from triune.monitor.points import Point
 from triune.monitor.rollouts import Rollout, from_parquet, to_parquet
 from triune.monitor.shards import Shards
 
 __all__ = ["Event", "Page", "Point", "Query", "Store"]
 
-_MAGIC = {
-    b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"
-}  # fmt: skip
 _POINT = (
     "INSERT INTO points (series, step, count, mean, std, min, max, nonfinite) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
@@ -71,7 +69,7 @@ class Store:
         self._path = self.run_dir / "metrics.sqlite"
         self._claim = None if readonly else Claim(self.run_dir)
         self._series: dict[tuple[str, str, Labels], int] = {}  # phase, name and labels -> its row
-        self._kept: set[str] = set()  # hashes of pictures known to be on disk
+        self._pictures = Pictures(self.run_dir)
         self._known: set[str] = set()  # hashes of samples known to be in the database
         try:
             with naming(self._path, reading=readonly):
@@ -79,8 +77,7 @@ class Store:
                 self._shards = Shards(self.run_dir, self._db)
                 if self._claim:
                     self._shards.tidy()
-                    for leftover in self.run_dir.glob("media/*/.*.partial"):
-                        leftover.unlink(missing_ok=True)
+                    self._pictures.tidy()
                     self._index()
         except BaseException:
             self.close()
@@ -120,7 +117,7 @@ class Store:
         """
         if step < 0 or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", phase):
             raise ValueError(f"not a step and a phase: {step}, {phase!r}")
-        self._keep(media)
+        self._pictures.keep(media)
         shard = to_parquet(rollouts) if rollouts else b""
         if rollouts:
             self._shards.prepare(phase, step, shard)
@@ -274,7 +271,7 @@ class Store:
         """The whole sample of a `Rollout.sample_sha`; None if it was not kept. Its pictures are those of this run: to read
         one that is gone raises DataError."""
         found = self._query("SELECT content FROM samples WHERE sha = ? AND content IS NOT NULL LIMIT 1", sha)
-        return samples.restore(found[0][0], self._place) if found else None
+        return samples.restore(found[0][0], self._pictures.place) if found else None
 
     def pieces(self, ids: Iterable[int]) -> dict[int, str]:
         """The text of token ids, of those that are known."""
@@ -287,14 +284,9 @@ class Store:
 
     def media(self, sha256: str) -> Path | None:
         """Where the picture of this hash is; None if the run does not hold it (videos)."""
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-            raise ValueError(f"not a sha256: {sha256!r}")
-        return next((self.run_dir / "media" / sha256[:2]).glob(f"{sha256}.*"), None)
+        return self._pictures.find(sha256)
 
     # Inside
-
-    def _place(self, sha256: str) -> Path:
-        return self.media(sha256) or self.run_dir / "media" / sha256[:2] / sha256
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -397,29 +389,8 @@ class Store:
             )
             self._known.add(sha)
 
-    def _keep(self, media: Iterable[Media]) -> None:
-        for medium in media:
-            if medium.kind != "image" or medium.sha256 in self._kept:
-                continue
-            data = medium.read()
-            file = self.run_dir / "media" / medium.sha256[:2] / f"{medium.sha256}.{_extension(data)}"
-            # Without waiting for the disk: thousands of small files would cost seconds a step, and one that a power
-            # cut emptied is told by its size and written again.
-            if not file.exists() or file.stat().st_size != len(data):
-                partial = file.with_name(f".{file.name}.partial")
-                write(partial, data, sync=False)
-                with naming(file):
-                    partial.replace(file)
-            self._kept.add(medium.sha256)
-
 
 def _merged(metrics: Iterable[Metric]) -> list[Metric]:
     """Metrics of equal name and labels as one."""
     given = list(metrics)
     return given if len({(one.name, one.labels) for one in given}) == len(given) else merge(given)
-
-
-def _extension(data: bytes) -> str:
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return next((name for magic, name in _MAGIC.items() if data.startswith(magic)), "bin")
