@@ -60,6 +60,15 @@ def test_a_cell_opens_its_curve_and_the_curve_its_rollouts(page: Page, dash: Das
     assert step is not None
     assert f"step={step[1]}" in page.url
     assert "source=" in page.url
+    page.goto(
+        dash.url("matrix", run="first", source="detection/shapes", column="component|component|detection")
+    )
+    shown(page, "matrix")
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    shown(page, "rollouts")
+    assert page.get_by_label("component").input_value() == "detection"
+    expect(page.locator(".rollouts-list th").nth(6)).to_have_text("detection")
     page.go_back()
     shown(page, "matrix")
     page.keyboard.press("Escape")

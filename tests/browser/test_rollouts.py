@@ -145,8 +145,24 @@ def test_one_sample_through_the_steps(page: Page, odd: Dash) -> None:
         ["0", "eval-before", "#0"], *(["1", "train", f"#{n}"] for n in range(4)), ["2", "train", "#0"], ["3", "eval-after", "#0"],
     ]  # fmt: skip
     assert page.locator(".legend li").all_inner_texts() == ["eval-before", "train", "eval-after"]
+    page.get_by_role("link", name="As a list").click()
+    expect(page.get_by_role("status").filter(has_text="rollouts")).to_have_text("1 to 7 of 7 rollouts")
+
+
+def test_the_list_is_as_it_was_after_a_look_at_the_sample(page: Page, odd: Dash) -> None:
+    page.goto(odd.url("rollouts", run="odd", reward_max="0.2", order="reward"))
+    shown(page, "rollouts")
+    before = names(page)
+    page.get_by_role("link", name="counting/shapes/0 #0").click()
+    expect(page.locator("h1")).to_have_text("counting/shapes/0 #0")
+    shown(page, "rollouts")
+    page.keyboard.press("s")
+    expect(page.locator("h1")).to_have_text("counting/shapes/0")
+    shown(page, "rollouts")
     page.keyboard.press("Escape")
-    expect(page.get_by_role("status").filter(has_text="rollouts")).to_be_visible()
+    expect(page.locator(".rollouts-list a:focus")).to_have_text("counting/shapes/0 #0")
+    assert names(page) == before
+    assert page.get_by_label("reward to").input_value() == "0.2"
 
 
 def test_before_and_after(page: Page, odd: Dash) -> None:

@@ -24,6 +24,7 @@ export async function showList(root, state) {
   const { run } = state;
   let now = listState(state);
   const choices = await get("/api/rollouts/choices", { run });
+  if (!now.phase && (now.sample || now.group)) now.phase = "all"; // it may be of any
   if (!now.phase) now.phase = "train" in choices.phases || !Object.keys(choices.phases).length ? "train" : Object.keys(choices.phases)[0];
   const holder = h("div", { "aria-live": "off" });
   const count = h("p", { role: "status" });

@@ -5,7 +5,7 @@ import { gallery } from "./boxes.js";
 import { h, put } from "./dom.js";
 import { exact, number } from "./format.js";
 import { listState } from "./list.js";
-import { address, go } from "./main.js";
+import { address } from "./main.js";
 import { plain } from "./plain.js";
 import { components, conversation, facts, key, long } from "./rollout.js";
 
@@ -18,7 +18,7 @@ export function place(at) {
 /** Listens for the keys of a page until it is left; Esc leads to `back`. */
 export function keys(back, others = {}) {
   const pressed = (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog") || document.querySelector("dialog[open]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input:not([type=checkbox], [type=radio]), select, textarea, dialog") || document.querySelector("dialog[open]")) return;
     const to = event.key === "Escape" ? back : others[event.key];
     if (to) location.hash = to;
   };
@@ -38,7 +38,7 @@ export async function showOne(root, state) {
   const list = listState(state);
   const to = (show, more = {}) => address("rollouts", { ...list, show, at: state.at, ...more });
   const group = to("group");
-  const sample = to("sample", { sample: one.sample, source: one.source });
+  const sample = to("sample", { id: one.sample, of: one.source });
   const reload = () => get("/api/rollout", { ...asked, whole: "true" });
   const pictures = one.pictures.length ? gallery(run, one.pictures, one.marks) : h("p", { class: "dim" }, "No pictures.");
   put(root, h("h1", {}, plain(`${one.sample} #${one.rank}`)),

@@ -35,13 +35,13 @@ export async function showGroup(root, state) {
   put(root, h("h1", {}, "Group ", plain(found.group)),
     h("p", { class: "row" }, h("span", {}, plain(found.source), ` · ${first.phase} · step ${number(first.step)} · ${number(found.total)} rollouts, best first`),
       h("a", { href: backTo(state), id: "back" }, "Back to the list (Esc)"),
-      h("a", { href: address("rollouts", { ...list, show: "sample", at: state.at, sample: found.sample, source: found.source }) }, "This sample through the steps (s)")),
+      h("a", { href: address("rollouts", { ...list, show: "sample", at: state.at, id: found.sample, of: found.source }) }, "This sample through the steps (s)")),
     h("section", { class: "one-columns" }, h("div", {}, h("h2", {}, "Prompt"), long(first.prompt)), h("div", {}, h("h2", {}, "Truth"), long(first.truth))),
     h("h2", {}, "What tells them apart"), differences(found.rollouts),
     found.total > found.rollouts.length && h("p", { class: "note" }, `${number(found.total - found.rollouts.length)} more of this group are not shown.`),
     h("h2", {}, "Answers"), marked(found.rollouts) && toggles(cards), cards);
   root.querySelector("#back").focus({ preventScroll: true });
-  return keys(backTo(state), { s: address("rollouts", { ...list, show: "sample", at: state.at, sample: found.sample, source: found.source }) });
+  return keys(backTo(state), { s: address("rollouts", { ...list, show: "sample", at: state.at, id: found.sample, of: found.source }) });
 }
 
 function marked(rollouts) {
@@ -67,7 +67,7 @@ function differences(rollouts) {
 }
 
 export async function showSample(root, state) {
-  const { run, sample, source } = state;
+  const { run, id: sample, of: source } = state;
   const found = await get("/api/sample", { run, sample, source });
   // The list that one came from is not that of this sample: its filters stay behind.
   const to = (one) => address("rollouts", { run, show: "one", at: key(one), phase: "all", sample, source });
@@ -75,7 +75,7 @@ export async function showSample(root, state) {
   const curves = [...new Set(drawn.map((one) => one.phase))].map((phase) => curve(phase, drawn.filter((one) => one.phase === phase)));
   put(root, h("h1", {}, plain(sample)),
     h("p", { class: "row" }, h("span", {}, plain(source), ` · ${number(found.total)} rollouts were kept`),
-      h("a", { href: address("rollouts", { run, phase: "all", sample, source }), id: "back" }, "As a list (Esc)")),
+      h("a", { href: address("rollouts", { run, phase: "all", sample, source }), id: "back" }, `As a list${state.at ? "" : " (Esc)"}`), state.at && h("a", { href: backTo(state) }, "Back to the list (Esc)")),
     found.problems.map((problem) => h("p", { class: "note bad" }, plain(problem))),
     found.first && h("section", { class: "one-columns" },
       h("div", {}, h("h2", {}, "The sample"), long(found.first.prompt), gallery(run, found.first.pictures, { ...found.first.marks, answered: [] }, { compact: true })),
@@ -94,7 +94,7 @@ export async function showSample(root, state) {
     ], found.rows, { caption: "Rollouts of this sample over the run" })) : h("p", { class: "note" }, "No rollout of this sample was kept."),
     found.rows.length < found.total && h("p", { class: "note" }, `The first ${number(found.rows.length)} are shown.`));
   root.querySelector("#back").focus({ preventScroll: true });
-  return keys(state.at ? backTo({ ...state, sample: "", source: "" }) : address("rollouts", { run, phase: "all", sample, source }));
+  return keys(state.at ? backTo(state) : address("rollouts", { run, phase: "all", sample, source }));
 }
 
 /** The mean reward of a phase's steps. */
@@ -134,7 +134,7 @@ function both(run, pair, kept) {
   const to = (one) => address("rollouts", { run, show: "one", at: key(one), phase: one.phase, step: one.step });
   return h("section", { class: "pair", "aria-label": pair.after.sample },
     h("h2", {}, h("span", { class: pair.kind === "improved" ? "good" : pair.kind === "regressed" ? "bad" : "" }, pair.kind), " · ", plain(pair.after.sample), " ",
-      h("a", { href: address("rollouts", { ...kept, show: "sample", sample: pair.after.sample, source: pair.after.source }) }, "through the steps")),
+      h("a", { href: address("rollouts", { ...kept, show: "sample", id: pair.after.sample, of: pair.after.source }) }, "through the steps")),
     h("p", { class: "dim" }, h("bdi", {}, pieces(pair.after.prompt.text)), " · truth: ", h("bdi", {}, pieces(pair.after.truth.text))),
     h("div", { class: "pair-columns" }, card(run, pair.before, to(pair.before), { title: "before", level: 3 }), card(run, pair.after, to(pair.after), { title: "after", level: 3 })));
 }

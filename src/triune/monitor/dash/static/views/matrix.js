@@ -117,7 +117,7 @@ export async function show(root, state) {
     const read = await Promise.all(inside.map((one) => get("/api/series", { run, name, phase: one, by: "source", where })));
     const curves = read.flatMap((one, n) => one.curves.map((line) => ({ label: inside[n], ...line, low: beside(line, -1), high: beside(line, 1) })));
     const picked = (step, line) => go("rollouts", {
-      run, phase: line.label, source, step, component: label === "component" ? value : null, status: name === "status" ? value : null,
+      run, phase: line.label, source, step, component: /^(component|verifier)/.test(name) ? value : null, ...(name === "status" || name === "ending" ? { [name]: value } : {}),
     });
     const drawn = curve.querySelector("figure");
     if (drawn) {

@@ -8,5 +8,5 @@ import { showGroup, showPairs, showSample } from "../siblings.js";
 const PAGES = { one: showOne, group: showGroup, sample: showSample, pairs: showPairs };
 
 export function show(root, state) {
-  return (PAGES[state.show] || showList)(root, state);
+  return (Object.hasOwn(PAGES, state.show || "") ? PAGES[state.show] : showList)(root, state);
 }
