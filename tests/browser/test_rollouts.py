@@ -262,6 +262,7 @@ def test_conversation_tools_and_tokens(page: Page, odd: Dash) -> None:
     expect(turns.nth(7)).to_contain_text("no <b>index</b>")
     expect(page.get_by_role("region", name="Sampling")).to_contain_text("found at decision 7: 0.25")
 
+    expect(page.locator(".note")).to_have_count(0)  # nothing is missing
     reading = page.locator(".token-reading")
     page.locator(".tk", has_text=" cat").hover()
     expect(reading).to_contain_text("log-prob -5 (probability 0.00673795) · advantage 0.714286")

@@ -285,8 +285,9 @@ def _tokens(store: Store, rollout: Rollout, whole: bool) -> Json:
         }
     start = int(np.argmax(origin != PROMPT)) if (origin != PROMPT).any() else len(ids)
     end = len(ids) if whole else min(len(ids), start + MAX_TOKENS)
-    pieces = store.pieces(ids[start:end].tolist())
-    unknown = sorted({int(id) for id in ids[start:end]} - set(pieces))
+    spelt = ids[start:end][origin[start:end] != TOOL_IMAGE].tolist()
+    pieces = store.pieces(spelt)
+    unknown = set(spelt) - set(pieces)
     if unknown and not pieces:
         return {"problem": "the run did not keep the text of its tokens: the answer is shown as text"}
     number = np.where(decided, np.cumsum(decided) - 1, -1)

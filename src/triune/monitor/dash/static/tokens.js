@@ -30,7 +30,7 @@ export function tokenView(tokens, { advantage, pictures, calls, whole }) {
   const choice = h("fieldset", { class: "row shade" }, h("legend", {}, "Shading"), SHADES.map(([name, title], n) => h("label", {},
     h("input", { type: "radio", name: "shade", value: name, checked: n === 0, onchange: () => { box.className = `spoken ${name && `shade-${name}`}`; } }), ` ${title}`)));
   return h("div", {}, choice,
-    h("p", { class: "dim token-key" }, "Log-prob: the darker, the less likely it was. Advantage: with a line below, positive; with one above, negative. ",
+    h("p", { class: "dim token-key" }, "Log-prob: the stronger the colour, the less likely it was. Advantage: with a line below, positive; with one above, negative. ",
       h("span", { class: "forced" }, "Dotted"), ": placed, not drawn.",
       tokens.masked && [" ", h("strong", {}, "This rollout is not in the loss: no token of it trains anything.")]),
     tokens.note && h("p", { class: "note warn" }, tokens.note),
