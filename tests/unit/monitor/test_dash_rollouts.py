@@ -12,7 +12,15 @@ from triune.core.errors import StorageError
 from triune.core.sample import Media
 from triune.core.verdict import Component, Seen
 from triune.monitor.dash.rollout import MAX_TEXT, MAX_TOKENS, described
-from triune.monitor.dash.routes.rollouts import evaluations, group, pairs, rollout, step_range
+from triune.monitor.dash.routes.rollouts import (
+    evaluations,
+    group,
+    pairs,
+    rollout,
+    rollouts,
+    sample,
+    step_range,
+)
 from triune.monitor.rollouts import Rollout
 from triune.monitor.store import Store
 
@@ -144,3 +152,22 @@ def test_pairs_say_what_became_of_each_sample(tmp_path: Path) -> None:
     assert found["unpaired"] == 2
     assert [pair["after"]["sample"] for pair in improved["pairs"]] == ["counting/shapes/0"]
     assert (improved["pairs"][0]["before"]["reward"], improved["pairs"][0]["after"]["reward"]) == (0.1, 1.0)
+
+
+def test_a_missing_or_damaged_file_leaves_the_others_in_the_list(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        for step in (1, 2, 3):
+            store.log_step(
+                step, "train", [], [Rollout.of(step, "train", make_scored(1.0, make_sample(step)))]
+            )
+    first, second, _ = sorted(tmp_path.glob("rollouts/train/*.parquet"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:-40])
+    with Store(tmp_path, readonly=True) as store:
+        found = rollouts(store, order="step")
+        alone = sample(store, "counting/shapes/1", "counting/shapes")
+    assert [row["step"] for row in found["rows"]] == [1, 2, 3]
+    assert ["answer" in row for row in found["rows"]] == [False, False, True]
+    assert all(any(file.name in problem for problem in found["problems"]) for file in (first, second))
+    assert alone["first"] is None
+    assert any(first.name in problem for problem in alone["problems"])
