@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from rich.console import Console
 
@@ -50,7 +51,8 @@ class Timed(Monitor):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """CPU seconds of one step of the process, all threads: with monitoring off, and with it on; `spent` of these by it."""
+    """CPU seconds of one step, of all threads and of the processes that judge: with monitoring off, and with it on;
+    `spent` of these by it."""
 
     off: float
     on: float
@@ -86,10 +88,16 @@ def _turns(off: Loop, on: Loop, number: int) -> Iterator[Pair]:
 
 
 def _seconds(loop: Loop) -> float:
-    started = time.process_time()
+    started = _cpu()
     loop.step()
     loop.monitor.flush()
-    return time.process_time() - started
+    return _cpu() - started
+
+
+def _cpu() -> float:
+    """Seconds that this process and the judge's have taken so far."""
+    times = [child.cpu_times() for child in psutil.Process().children()]
+    return time.process_time() + sum(each.user + each.system for each in times)
 
 
 def summary(found: Sequence[Pair]) -> dict[str, Any]:

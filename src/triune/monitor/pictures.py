@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from triune.core.sample import Media
-from triune.monitor.disk import naming, write
+from triune.monitor.disk import put
 
 _MAGIC = {
     b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"
@@ -27,14 +27,7 @@ class Pictures:
             if medium.kind != "image" or medium.sha256 in self._kept:
                 continue
             data = medium.read()
-            file = self._folder / medium.sha256[:2] / f"{medium.sha256}.{_extension(data)}"
-            # Without waiting for the disk: thousands of small files would cost seconds a step, and one that a power
-            # cut emptied is told by its size and written again.
-            if not file.exists() or file.stat().st_size != len(data):
-                partial = file.with_name(f".{file.name}.partial")
-                write(partial, data, sync=False)
-                with naming(file):
-                    partial.replace(file)
+            put(f"{self._folder}/{medium.sha256[:2]}", f"{medium.sha256}.{_extension(data)}", data)
             self._kept.add(medium.sha256)
 
     def find(self, sha256: str) -> Path | None:

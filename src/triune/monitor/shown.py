@@ -24,20 +24,14 @@ class Vocabulary:
         """The text of the ids in these rollouts that were in none before."""
         if spell is None:
             return {}
-        found: set[int] = set()
-        for one in scored:
-            ids = one.trajectory.payload.arrays.get("ids")
-            if ids is None or not ids.size:
-                continue
-            if (largest := int(ids.max())) >= len(self._known):
-                self._known = np.concatenate(
-                    [self._known, np.zeros(largest + 1 - len(self._known), np.bool_)]
-                )
-            unknown = ids[~self._known[ids]]
-            if unknown.size:
-                found.update(unknown.tolist())
-                self._known[unknown] = True
-        chosen = sorted(found)
+        arrays = [one.trajectory.payload.arrays.get("ids") for one in scored]
+        ids = np.concatenate([np.zeros(0, np.int32), *(array for array in arrays if array is not None)])
+        missing = int(ids.max(initial=-1)) + 1 - len(self._known)
+        if missing > 0:
+            self._known = np.concatenate([self._known, np.zeros(missing, np.bool_)])
+        new = np.unique(ids[~self._known[ids]])
+        self._known[new] = True
+        chosen: list[int] = new.tolist()
         return dict(zip(chosen, spell(chosen), strict=True)) if chosen else {}
 
 
