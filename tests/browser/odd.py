@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import runpy
 from pathlib import Path
@@ -125,6 +126,17 @@ def _grouped(counts: list[Sample]) -> list[Scored]:
     ]
 
 
+def _turned() -> Media:
+    """A photograph whose left half is red, with a note that viewers should turn it by a quarter: the policy does not."""
+    image = Image.new("RGB", (64, 64), "blue")
+    image.paste("red", (0, 0, 32, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", exif=exif)
+    return Media.from_bytes(buffer.getvalue())
+
+
 def _boxed() -> list[Scored]:
     """Boxes in every frame, hundreds of them, and on two pictures."""
     frames = [_grounding(f, s, n) for n, (f, s) in enumerate((f, s) for f in FRAMES for s in SIZES)]
@@ -140,8 +152,15 @@ def _boxed() -> list[Scored]:
         11, "pointing/odd", id="points", checks=(Check(verifier="points"),), frame="per_mille",
         truth={"points": [[250, 250]], "polygon": [[500, 500], [900, 500], [500, 900]]},
     )  # fmt: skip
+    turned = make_sample(12, "odd/turned", id="turned", media=(_turned(),))
     pointed = make_scored(0.0, pointing, text='<point x="75.0" y="25.0" alt="there">there</point>')
-    return [*frames, make_scored(0.2, many, text=flood), make_scored(0.2, two, text="[1, 1, 5, 5]"), pointed]
+    return [
+        *frames,
+        make_scored(0.2, many, text=flood),
+        make_scored(0.2, two, text="[1, 1, 5, 5]"),
+        pointed,
+        make_scored(1.0, turned),
+    ]
 
 
 def write(run_dir: Path) -> None:

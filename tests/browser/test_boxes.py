@@ -113,6 +113,19 @@ def test_points_and_polygons_are_at_the_right_pixels(page: Page, odd: Dash) -> N
         assert ImageColor.getrgb(colour) in near, (x, y, near)
 
 
+def test_a_photograph_is_shown_as_the_policy_met_it(page: Page, odd: Dash) -> None:
+    """Not turned as its EXIF note asks: boxes are in the pixels of the file."""
+    one(page, odd, "turned", step=3)
+    canvas = page.get_by_role("region", name="Pictures").locator(".canvas")
+    canvas.locator("img").evaluate("image => image.decode()")
+    pixels = Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")
+    width, height = pixels.size
+    for x, y, channel in ((0.2, 0.2, 0), (0.2, 0.8, 0), (0.8, 0.2, 2), (0.8, 0.8, 2)):
+        found = pixels.getpixel((int(x * width), int(y * height)))
+        assert isinstance(found, tuple)
+        assert found[channel] > 200, (x, y, found)
+
+
 def test_zoom_by_keys(page: Page, odd: Dash) -> None:
     one(page, odd, "tall-unit", step=3)
     scroll = page.locator(".picture-scroll")

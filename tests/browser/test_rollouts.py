@@ -233,7 +233,7 @@ def test_a_damaged_file_is_named_and_the_rest_shown(page: Page, odd: Dash) -> No
     page.goto(odd.url("rollouts", run="odd"))
     shown(page, "rollouts")
     expect(page.locator(".note.bad")).to_contain_text(re.compile(r"rollouts/train/00000002.*\.parquet"))
-    assert len(names(page)) == 22
+    assert len(names(page)) == 23
 
 
 def test_a_step_that_was_not_kept_leads_to_the_nearest(page: Page, odd: Dash) -> None:
@@ -310,10 +310,10 @@ def test_rollouts_appear_while_they_are_written(page: Page, tmp_path: Path) -> N
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_serious_finding_of_axe_in_the_pages_of_rollouts(page: Page, odd: Dash, theme: str) -> None:
     page.emulate_media(color_scheme="dark" if theme == "dark" else "light")
-    for at, show in (("train:3:11", "one"), ("train:3:8", "one"), ("train:1:4", "group"), ("", "pairs")):
+    for at, show in (("train:3:12", "one"), ("train:3:8", "one"), ("train:1:4", "group"), ("", "pairs")):
         page.goto(odd.url("rollouts", run="odd", show=show, at=at))
         shown(page, "rollouts")
-        if at == "train:3:11":
+        if at == "train:3:12":
             page.get_by_label("advantage").check()
         found = Axe().run(page).response["violations"]
         serious = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
