@@ -90,8 +90,8 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """`unplaced` counts what is on a picture that is not there, or in a frame whose size is not known; `more` what was
-    left out beyond MAX_MARKS."""
+    """`unplaced` counts what is on a picture that is not there, in a frame whose size is not known, or not finite; `more`
+    what was left out beyond MAX_MARKS."""
 
     boxes: tuple[Box, ...] = ()
     points: tuple[Outline, ...] = ()
@@ -325,17 +325,15 @@ def _tagged(text: str) -> Iterator[_Raw]:
 def _place(
     found: Iterable[_Raw], frame: Frame, canvases: Sequence[Canvas], layout: Layout, image: int
 ) -> Marks:
-    """From the frame to pixels of the stored picture, cut to its surroundings; what is not finite is left out."""
+    """From the frame to pixels of the stored picture, cut to its surroundings."""
     boxes, points, polygons = list[Box](), list[Outline](), list[Outline]()
     unplaced = more = 0
     for raw in found:
-        if not all(map(math.isfinite, raw.numbers)):
-            continue
         at = image if raw.image is None else raw.image
         canvas = canvases[at] if 0 <= at < len(canvases) else None
         scale = raw.scale if raw.scale is not None else layout.scale
         times = None if canvas is None else _times(canvas, frame, scale)
-        if canvas is None or times is None:
+        if canvas is None or times is None or not all(map(math.isfinite, raw.numbers)):
             unplaced += 1
             continue
         if len(boxes) + len(points) + len(polygons) >= MAX_MARKS:

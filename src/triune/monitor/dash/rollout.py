@@ -205,7 +205,7 @@ def _marks(rollout: Rollout, sample: Sample | None, pictures: Sequence[Mapping[s
     for who, found in (("truth", true), ("answer", drawn)):
         if found is not None and found.unplaced:
             problems.append(
-                f"{found.unplaced} marks of the {who} are on no known picture, or in a frame of unknown size"
+                f"{found.unplaced} marks of the {who} are on no known picture, in a frame of unknown size, or not finite"
             )
         if found is not None and found.more:
             problems.append(f"{found.more} more marks of the {who} are not shown")
