@@ -25,6 +25,7 @@ from triune.monitor.alarms.command import alarms
 from triune.monitor.dash.command import dash
 from triune.monitor.replay.command import replay
 from triune.monitor.report.command import report
+from triune.monitor.send import send
 from triune.serve.command import serve
 
 if TYPE_CHECKING:
@@ -422,6 +423,7 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "serve": serve,
     "export": export,
     "report": report,
+    "send": send,
     "alarms": alarms,
     "dash": dash,
     "recipes": recipes,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from triune.monitor.metric import Metric, labelled
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -116,6 +118,24 @@ class Points:
             (step, count, mean if count else None, *((std, low, high) if low < high else (None,) * 3), bad)
             for step, count, mean, std, low, high, bad in zip(*columns, strict=True)
         ]
+
+
+def remade(
+    name: str,
+    labels: Mapping[str, str],
+    count: int,
+    mean: float | None,
+    std: float | None,
+    low: float | None,
+    high: float | None,
+    nonfinite: int,
+) -> Metric:
+    """A metric that has these moments again, to be merged and sent like the one that they are of."""
+    if mean is None or std is None or low is None or high is None:
+        return Metric(name, labelled(**labels), 0, 0, 0, math.inf, -math.inf, nonfinite)
+    unit_mean, unit_std = (Metric.of(name, [value]).total for value in (mean, std))
+    squares = count * (unit_mean**2 + unit_std**2)
+    return Metric(name, labelled(**labels), count, count * unit_mean, squares, low, high, nonfinite)
 
 
 def runs(*keys: NDArray[Any]) -> I64:

@@ -30,7 +30,7 @@ from triune.monitor.disk import Claim, naming
 from triune.monitor.index import Page, Query
 from triune.monitor.metric import Labels, Metric, merge
 from triune.monitor.pictures import Pictures
-from triune.monitor.points import Point
+from triune.monitor.points import Point, remade
 from triune.monitor.rollouts import Rollout, from_parquet, to_parquet
 from triune.monitor.shards import Shards
 
@@ -228,6 +228,23 @@ class Store:
         """The steps of a phase that were logged, rising."""
         return [
             step for (step,) in self._query("SELECT step FROM steps WHERE phase = ? ORDER BY step", phase)
+        ]
+
+    def metrics(self, phase: str, step: int) -> list[Metric]:
+        """The metrics of a step as they were logged, merged where names and labels were equal."""
+        rows = self._query(
+            "SELECT name, source, task, component, labels, count, mean, std, min, max, nonfinite "
+            "FROM metrics WHERE phase = ? AND step = ? ORDER BY name, source, task, component, labels",
+            phase,
+            step,
+        )
+        return [
+            remade(
+                name,
+                {**dict(zip(COLUMNS, (source, task, component), strict=True)), **json.loads(labels)},
+                *moments,
+            )
+            for name, source, task, component, labels, *moments in rows
         ]
 
     def times(self, phase: str = "train") -> dict[int, float]:
