@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -128,6 +130,22 @@ def test_swapped_shows_pictures_of_the_same_source_that_are_not_ones_own() -> No
     assert not alone.samples
     reason = "no other sample of the source has as many pictures, all of them others"
     assert alone.left_out == Counter({("shapes", reason): 2, ("words", reason): 1})
+
+
+def encoded(image: Image.Image, format: str) -> Media:
+    buffer = io.BytesIO()
+    image.save(buffer, format=format)
+    data = buffer.getvalue()
+    return Media(data=data, sha256=hashlib.sha256(data).hexdigest(), size=image.size)
+
+
+@pytest.mark.parametrize("name", list(PROBES))
+def test_a_picture_is_told_by_its_pixels_and_not_by_its_file(name: str) -> None:
+    plain = [encoded(Image.new("RGB", (24, 24), (127,) * 3), format) for format in ("PNG", "BMP", "TIFF")]
+    asked = [made(f"plain{n}", medium) for n, medium in enumerate(plain)]
+    probed = look(name, asked)
+    assert not probed.samples  # nothing else could have been shown
+    assert probed.left_out.total() == 3
 
 
 def test_swapped_takes_the_place_of_a_picture_in_its_size() -> None:

@@ -10,6 +10,7 @@ Answers are judged against the samples as they were.
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +72,11 @@ def unchangeable(sample: Sample) -> str:
     if not sample.media:
         return NO_PICTURE
     return VIDEO if any(medium.kind != "image" for medium in sample.media) else ""
+
+
+def pixels(medium: Media) -> tuple[tuple[int, int], bytes]:
+    """What a picture shows: equal for two files of equal pixels, however they are encoded."""
+    return medium.size, hashlib.sha256(medium.image().tobytes()).digest()
 
 
 # -- the drop ----------------------------------------------------------------------------------------------------------

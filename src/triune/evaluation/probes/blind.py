@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from triune.core.sample import Media, Sample
-from triune.evaluation.probes import PROBES, Probed, change
+from triune.evaluation.probes import PROBES, Probed, change, pixels
 
 GREY = (127, 127, 127)
 
@@ -18,7 +18,7 @@ def blind(samples: Sequence[Sample]) -> Probed:
 
     def blanked(sample: Sample) -> Sequence[Media] | str:
         grey = [Media.from_image(Image.new("RGB", medium.size, GREY)) for medium in sample.media]
-        same = all(was.sha256 == now.sha256 for was, now in zip(sample.media, grey, strict=True))
+        same = all(pixels(was) == pixels(now) for was, now in zip(sample.media, grey, strict=True))
         return "is blank already" if same else grey
 
     return change(samples, blanked)
