@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -121,6 +123,44 @@ def test_only_rollouts_that_a_sink_wants_wait_for_it() -> None:
         guard.log_rollouts(1, phase, (), rollouts, [0.5, -0.5], [])
     guard.close()
     assert sink.got == [("train", [], []), ("eval", [rollouts[1].outcome.id], [-0.5])]
+
+
+class Leaving:
+    """Ends the process in its own way, wherever it is asked."""
+
+    def __init__(self, local: bool) -> None:
+        self.local = local
+
+    def pick(self, phase: str, kept: Sequence[Scored]) -> Sequence[int]:
+        sys.exit("pick")
+
+    def repeated(self) -> int:
+        raise RuntimeError("repeated")
+
+    def log(self, step: int, phase: str, metrics: Sequence[Metric]) -> None:
+        sys.exit("log")
+
+    def log_rollouts(self, *args: object) -> None:
+        raise AssertionError("nothing was picked")
+
+    def close(self) -> None:
+        raise asyncio.CancelledError("close")
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_whatever_a_sink_raises_the_run_goes_on(tmp_path: Path, local: bool) -> None:
+    with Monitor(tmp_path, sinks=[Leaving(local)]) as monitor:
+        for step in (1, 2, 3):
+            monitor.log_step(step, "train", group([1.0, 0.0]))
+            monitor.flush()
+    with Store(tmp_path, readonly=True) as store:
+        assert store.steps() == [1, 2, 3]
+        said = " ".join(str(event.detail["message"]) for event in store.events("sink"))
+        failed = store.series("sinks/failed", by=("sink",))["leaving",]
+    assert all(
+        words in said for words in ("SystemExit: pick", "SystemExit: log", "repeated", "CancelledError")
+    )
+    assert [point.step for point in failed] == [1, 2, 3]
 
 
 def test_what_is_wrong_in_a_recipe_is_an_error_before_the_run(tmp_path: Path) -> None:

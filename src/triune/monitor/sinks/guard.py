@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from triune.monitor.alarms import Alarm
 from triune.monitor.metric import Metric, Scored, scalar
@@ -24,6 +25,8 @@ from triune.monitor.sinks import (
     Speaking,
 )
 from triune.monitor.store import Event
+
+T = TypeVar("T")
 
 QUEUED = 32
 """Calls that wait for a sink with a thread of its own; what comes beyond is dropped, and counted."""
@@ -70,7 +73,8 @@ class Guard:
             self.log(step, phase, metrics)
             return
         if isinstance(sink, Picking):
-            chosen = sink.pick(phase, kept)
+            nothing: Sequence[int] = ()
+            chosen = self._asked(lambda: sink.pick(phase, kept), nothing, f"step {step} of {phase}")
             if not chosen:
                 self.log(step, phase, metrics)
                 return
@@ -135,7 +139,8 @@ class Guard:
     def metrics(self) -> Iterator[Metric]:
         """`sinks/failed` and `sinks/dropped`: calls since this was asked last, and `sinks/repeated`: steps that are there twice.
         Nothing where there were none."""
-        repeated = self._sink.repeated() if isinstance(self._sink, Repeating) else 0
+        sink = self._sink
+        repeated = self._asked(sink.repeated, 0, "counting") if isinstance(sink, Repeating) else 0
         with self._lock:
             failed, self._failed = self._failed, 0
             dropped, self._dropped = self._dropped, 0
@@ -169,10 +174,17 @@ class Guard:
                 self._tell("slow", f"sink {self.name} does not keep up: {what} is dropped, and more may be")
 
     def _try(self, work: Callable[[], None], what: str) -> None:
+        self._asked(work, None, what)
+
+    def _asked(self, question: Callable[[], T], otherwise: T, what: str) -> T:
+        """What a sink answers, or `otherwise` where it fails."""
         try:
-            work()
-        except Exception as error:  # whatever a tracker's client raises
+            return question()
+        except (
+            BaseException
+        ) as error:  # whatever a tracker's client raises, be it SystemExit: no signal comes here
             self._count(f"{type(error).__name__}: {error}", what)
+            return otherwise
 
     def _count(self, why: str, what: str) -> None:
         with self._lock:
