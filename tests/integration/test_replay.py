@@ -271,3 +271,21 @@ def test_successes_of_earlier_steps_and_steps_in_part_are_left_out(run: Path, tm
     assert dict(result.left_out) == {(row.source, "a success of an earlier step was put into its group"): 6}
     ranked = Rechecked.of([f"{other}.rank={{verifier: rank_average, params: {{check: overlong}}}}"])
     assert "of which not every rollout was kept" in str(replay(copy, ranked, Choice(steps=(3, 3))).left_out)
+
+
+def test_rollouts_that_are_gone_are_missed_and_those_taken_back_are_not_judged(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "rich"
+    shutil.copytree(run, folder)
+    shards = folder / "rollouts" / "train"
+    whole = replay(folder).rollouts
+    shutil.copy(shards / "00000001.parquet", shards / "00000009.parquet")  # what a kill in a rewind may leave
+    assert replay(folder).rollouts == whole
+    (shards / "00000003.parquet").rename(shards / "00000003.partial")  # what a kill after a commit may leave
+    assert replay(folder).rollouts == whole
+    (shards / "00000002.parquet").unlink()
+    found = replay(folder)
+    assert [Path(file).name for file in found.damaged] == ["00000002.parquet"]
+    assert "is gone" in " ".join(found.damaged.values())
+    assert 0 < found.rollouts < whole

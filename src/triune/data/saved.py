@@ -130,9 +130,12 @@ class Saved:
             if self.recorded and (run_dir / "metrics.sqlite").is_file():
                 store = opened.enter_context(Store(run_dir, readonly=True))
             samples = _Samples(recipe, store)
-            for file in files:
+            kept = store.rollout_files() if store else {}
+            for file in self._listed(files, run_dir, kept) if store else files:
+                if not self._wanted(file):
+                    continue
                 try:
-                    rollouts = from_parquet(file) if self._wanted(file) else []
+                    rollouts = store.rollouts(*kept[file]) if store and file in kept else from_parquet(file)
                 except StorageError as error:
                     if not self.recorded:
                         raise
@@ -151,6 +154,15 @@ class Saved:
                         Group(sample, tuple(map(outcome, group)), progress, tuple(group))
                     )
                 yield from batches.values()
+
+    def _listed(
+        self, files: Sequence[Path], run_dir: Path, kept: Mapping[Path, tuple[str, int]]
+    ) -> list[Path]:
+        """The files as the run's store lists them: one that is gone is missed, and one that a resumed run took back is left."""
+        others = [
+            file for file in files if file.parent.parent != run_dir / "rollouts" or not file.stem.isdigit()
+        ]
+        return sorted({*others, *kept}) if self.path.is_dir() else list(files)
 
     def _wanted(self, file: Path) -> bool:
         return not file.stem.isdigit() or self.choice.wants(file.parent.name, int(file.stem))

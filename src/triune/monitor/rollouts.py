@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from triune.core.errors import StorageError
 from triune.core.sample import Frame, Sample, Text
@@ -238,6 +238,13 @@ def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
 def from_parquet(path: Path) -> list[Rollout]:
     """The rows of one file, in the order in which they were logged; raises StorageError if it is damaged."""
     table = _read(path)
+    try:
+        return _rows(table)
+    except (pa.ArrowException, ValidationError, LookupError, ValueError, TypeError) as error:
+        raise StorageError(f"{path}: damaged: {type(error).__name__}: {error}") from error
+
+
+def _rows(table: pa.Table) -> list[Rollout]:
     columns: dict[str, Sequence[Any]] = {}
     for field in _SCHEMA:
         if field.name in _BEFORE and field.name not in table.column_names:
@@ -260,13 +267,18 @@ def from_parquet(path: Path) -> list[Rollout]:
 def texts(path: Path) -> list[tuple[str, str]]:
     """Prompt and response of the rows of one file; raises StorageError if it is damaged."""
     table = _read(path, ["prompt", "response"])
-    return list(zip(table.column("prompt").to_pylist(), table.column("response").to_pylist(), strict=True))
+    try:
+        return list(
+            zip(table.column("prompt").to_pylist(), table.column("response").to_pylist(), strict=True)
+        )
+    except (LookupError, ValueError) as error:
+        raise StorageError(f"{path}: damaged: {type(error).__name__}: {error}") from error
 
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.ParquetFile(path).read(columns)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise StorageError(f"{path}: half-written or damaged: {error}") from error
 
 

@@ -30,12 +30,22 @@ class Shards:
         rows = self._db.execute("SELECT step FROM shards WHERE phase = ? ORDER BY step", (phase,))
         return [step for (step,) in rows]
 
+    def files(self) -> dict[Path, tuple[str, int]]:
+        """The place of every shard, and its phase and step."""
+        rows = self._db.execute("SELECT phase, step FROM shards ORDER BY phase, step").fetchall()
+        return {self._file(phase, step): (phase, step) for phase, step in rows}
+
     def read(self, phase: str, step: int, how: Callable[[Path], T]) -> T:
-        """What `how` makes of the shard, which may be moved or replaced meanwhile. Raises StorageError as `path` does, and
-        what `how` raises of a file that stayed."""
+        """What `how` makes of the shard, which may be moved or replaced meanwhile. Raises StorageError as `path` does, or if
+        its bytes are not those that were written, which Parquet does not always notice, and what `how` raises of a file
+        that stayed."""
         while True:
             known, path = self._row(phase, step), self.path(phase, step)
             try:
+                with naming(path, reading=True):
+                    found = zlib.crc32(path.read_bytes())
+                if known is not None and known[2] not in (None, found):
+                    raise StorageError(f"{path}: damaged: its bytes are not those that were written")
                 return how(path)
             except StorageError:
                 if path.exists() and self._row(phase, step) == known:

@@ -265,6 +265,11 @@ class Store:
         with naming(self._path, reading=True):
             return self._shards.steps(phase)
 
+    def rollout_files(self) -> dict[Path, tuple[str, int]]:
+        """Where the rollouts of each phase and step belong that were kept, be the file there or not."""
+        with naming(self._path, reading=True):
+            return self._shards.files()
+
     def rollouts(self, phase: str, step: int) -> list[Rollout]:
         """The rollouts of a step as they were logged; none if they were not kept. Raises StorageError if they were, and
         their file is gone or damaged."""
