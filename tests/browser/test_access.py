@@ -32,7 +32,7 @@ def test_tab_reaches_what_can_be_used_and_shows_where_it_is(page: Page, dash: Da
     page.goto(dash.url("health", run="first"))
     shown(page, "health")
     seen = []
-    for _ in range(16):
+    for _ in range(18):
         page.keyboard.press("Tab")
         seen.append(
             page.evaluate(

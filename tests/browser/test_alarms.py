@@ -61,4 +61,11 @@ def test_a_new_alarm_appears_by_itself(page: Page, noisy: tuple[Dash, Path]) -> 
     shown(page, "alarms")
     with Store(run) as store:
         store.log_event(alarm("failing_verifier", "b/two", 8).event())
-    expect(page.get_by_role("region", name="failing_verifier, b/two")).to_be_visible()
+        added = page.get_by_role("region", name="failing_verifier, b/two")
+        expect(added).to_be_visible()
+        # Its curve goes on without it, and the cursor stays.
+        added.locator(".chart svg").focus()
+        page.keyboard.press("Home")
+        store.log_step(9, "train", [scalar("entropy", 1 / 9, source="b/two")])
+        expect(added.get_by_role("button", name="0.111 at step 9")).to_be_visible()
+        expect(added.locator(".chart-reading")).to_have_text("step 1: 1")

@@ -126,6 +126,31 @@ def pass_rates(db: sqlite3.Connection, phase: str) -> dict[str, PassRates]:
     return {source: PassRates(samples[source], found) for source, found in sorted(groups.items())}
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A sample as the run met it: last when, and of how many kept rollouts how many were right. `number` rises with the step at
+    which it was first met."""
+
+    number: int
+    sample: str
+    sample_sha: str
+    source: str
+    step: int
+    right: int
+    rollouts: int
+
+
+def seen(db: sqlite3.Connection, source: str, limit: int, before: int | None) -> list[Seen]:
+    """The samples of a source ('': of all), each once, the newest first; `before`: only those with a lower number."""
+    rows = db.execute(
+        """SELECT samples.id, name, sha, source, max(step), coalesce(sum(correct), 0), count(*)
+           FROM samples JOIN rollout_index AS r ON r.sample = samples.id
+           WHERE samples.id < ? AND ? IN ('', source) GROUP BY samples.id ORDER BY samples.id DESC LIMIT ?""",
+        (_LARGE if before is None else before, source, limit),
+    )
+    return [Seen(*row) for row in rows]
+
+
 def insert(db: sqlite3.Connection, step: int, phase: str, rollouts: Sequence[Rollout]) -> None:
     """Adds the rollouts of a step, in their order."""
     known: dict[tuple[str, ...], int] = {}

@@ -25,16 +25,23 @@ class Curve:
     but: frozenset[str] = frozenset()
 
     def read(
-        self, store: Store, where: Mapping[str, str] | None = None, points: int | None = None
+        self,
+        store: Store,
+        where: Mapping[str, str] | None = None,
+        points: int | None = None,
+        *,
+        since: int | None = None,
+        until: int | None = None,
     ) -> Iterator[tuple[str, list[Point]]]:
-        """(name, points) of each curve that there is; `points` as in `Store.series`."""
+        """(name, points) of each curve that there is; `since`, `until` and `points` as in `Store.series`."""
         start = self.metric.removesuffix("*")
         names = [self.metric]
         if start != self.metric:
             names = [name for name in store.names() if name.startswith(start)]
         keys = (self.by,) if self.by else ()
         for name in names:
-            for key, found in sorted(store.series(name, by=keys, where=where, points=points).items()):
+            series = store.series(name, by=keys, where=where, since=since, until=until, points=points)
+            for key, found in sorted(series.items()):
                 words = (self.label or name.removeprefix(start), *(part or "all" for part in key))
                 if set(key) & self.but or (self.signs and not any(point.mean for point in found)):
                     continue

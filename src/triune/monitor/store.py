@@ -289,6 +289,12 @@ class Store:
             with self._reading():
                 return index.pass_rates(self._db, phase)
 
+    def seen(self, source: str = "", limit: int = 50, before: int | None = None) -> list[index.Seen]:
+        """The samples whose rollouts are kept, each once, the newest first; see `index.seen`."""
+        with naming(self._path, reading=True):
+            self._index()
+            return index.seen(self._db, source, limit, before)
+
     def sample(self, sha: str) -> Sample | None:
         """The whole sample of a `Rollout.sample_sha`; None if it was not kept. Its pictures are those of this run: to read
         one that is gone raises DataError."""

@@ -131,4 +131,5 @@ def _state(runs: Runs, name: str) -> Json:
         folder = runs.open(name)
     except TriuneError as error:
         return {"run": name, "error": str(error)}
-    return {"run": name, "stamp": folder.stamp, "live": folder.live}
+    stamp = folder.stamp
+    return {"run": name, "stamp": stamp, "file": stamp.partition(".")[0], "live": folder.live}

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Query
 
 from triune.monitor.dash.reading import Json, OneStore
 from triune.monitor.index import PassRates
-from triune.monitor.index import Query as Search
 from triune.monitor.store import Store
 
 router = APIRouter()
@@ -19,7 +18,6 @@ BINS = 10
 """Between the two that matter most: prompts that are never solved, and those that always are."""
 LEFT_OUT = (
     ("dropped/reason", "reason", "rollouts left out of the loss or the baseline"),
-    ("rows_skipped", "", "rows that cannot be used"),
     ("dynamic_sampling/dropped", "reason", "groups without a signal"),
     ("difficulty/skipped", "reason", "prompts passed over by their difficulty"),
     ("replay/not_stored", "reason", "successes that cannot be replayed"),
@@ -61,28 +59,26 @@ def pictures(
     store: OneStore,
     source: str = "",
     limit: Annotated[int, Query(ge=1, le=200)] = 48,
-    after: str | None = None,
+    before: Annotated[int | None, Query(ge=0, lt=2**62)] = None,
 ) -> Json:
-    """A contact sheet: the newest samples of a source, each once, with their pictures and how they went."""
-    chosen: dict[str, Json] = {}
-    while len(chosen) < limit:
-        page = store.find(Search(phase=None, sources=(source,) if source else (), limit=500, after=after))
-        for row in page.rows:
-            if len(chosen) < limit or row.sample in chosen:
-                one = chosen.setdefault(
-                    row.sample,
-                    {"sample": row.sample, "source": row.source, "step": row.step, "phase": row.phase,
-                     "sha": row.sample_sha, "right": 0, "n": 0},
-                )  # fmt: skip
-                one["n"] += 1
-                one["right"] += bool(row.correct)
-        after = page.next
-        if after is None:
-            break
-    for one in chosen.values():
-        sample = store.sample(one.pop("sha"))
-        one["media"] = [] if sample is None else [m.sha256 for m in sample.media if m.kind == "image"]
-    return {"samples": list(chosen.values()), "next": after}
+    """A contact sheet: the samples of a source, each once, the newest first, with their pictures and how they went. `next` is
+    `before` of the page that follows."""
+    found = store.seen(source, limit + 1, before)
+    shown = []
+    for one in found[:limit]:
+        sample = store.sample(one.sample_sha)
+        shown.append(
+            {
+                "key": one.number,
+                "sample": one.sample,
+                "source": one.source,
+                "step": one.step,
+                "right": one.right,
+                "n": one.rollouts,
+                "media": [m.sha256 for m in sample.media if m.kind == "image"] if sample else [],
+            }
+        )
+    return {"samples": shown, "next": found[limit - 1].number if len(found) > limit else None}
 
 
 def _totals(store: Store, name: str, *labels: str, counted: bool = False) -> dict[tuple[str, ...], float]:
@@ -95,18 +91,38 @@ def _totals(store: Store, name: str, *labels: str, counted: bool = False) -> dic
 
 
 def _left_out(store: Store) -> list[Json]:
-    rows = []
-    for name, label, what in LEFT_OUT:
-        if name == "rows_skipped":  # counts all so far
-            totals = {(s, "", ""): point.max for (s,), point in store.latest(name).items()}
-        else:
-            totals = {(key[0], key[2], key[1]): total for key, total in _totals(store, name, label).items()}
-        rows += [
-            {"what": what, "source": source, "reason": reason, "count": round(count)}
-            for (source, reason, _), count in totals.items()
-            if round(count)
-        ]
-    return sorted(rows, key=lambda row: (row["what"], -row["count"]))
+    rows = [
+        {"what": what, "source": source, "reason": reason, "count": round(total)}
+        for name, label, what in LEFT_OUT
+        for (source, _, reason), total in _totals(store, name, label).items()
+        if round(total)
+    ]
+    return sorted(rows + _skipped(store), key=lambda row: (row["what"], -row["count"]))
+
+
+def _skipped(store: Store) -> list[Json]:
+    """Rows that no sample could be made from, by reason, as the last start of the run found them; and samples that could
+    not be run, with what was said of the last one."""
+    rows: dict[tuple[str, str], int] = {}
+    said: dict[str, str] = {}
+    for event in store.events("skipped"):
+        source, message = str(event.detail.get("source", "")), str(event.detail.get("message", ""))
+        if "sample" in event.detail:
+            said[source] = message.removeprefix("skipped: ")
+            continue
+        rows = {key: count for key, count in rows.items() if key[0] != source}
+        rows |= {(source, name): n for name, n in event.detail.items() if isinstance(n, int)}
+    found = [
+        {"what": "rows that cannot be used", "source": source, "reason": reason, "count": count}
+        for (source, reason), count in rows.items()
+    ]
+    found += [
+        {"what": "samples that cannot be run", "source": source, "reason": said.get(source, ""),
+         "count": round(point.max)}
+        for (source,), point in store.latest("rows_skipped").items()  # counts all so far
+        if point.max > 0
+    ]  # fmt: skip
+    return found
 
 
 def _histogram(passed: Sequence[tuple[float, int]]) -> list[Json]:

@@ -14,9 +14,9 @@ const DRAG = 6; // pixels from which a click is a selection
  * [seconds, ...]}], null where a value is missing. `unit` shows 0 to 1 whatever the values are; `compact` leaves out what
  * does not fit into a thumbnail. `pick(step, curve)` is called for a click or Enter, `zoomed([low, high] or null)` where
  * the reader chose a range of the axis. `options`: {log, smooth: 0 to 1, time: seconds in place of steps, zoom}.
- * The element has `update(curves)` and `set(options)`, which redraw in place.
+ * `say(value)`: a value in words, for shares. The element has `update(curves)` and `set(options)`, which redraw in place.
  */
-export function chart({ title, curves, height = 130, unit = false, legend = true, level = 3, pick = null, zoomed = null, note = "", compact = false, options = {} }) {
+export function chart({ title, curves, height = 130, unit = false, legend = true, level = 3, pick = null, zoomed = null, note = "", compact = false, say: spoken = number, options = {} }) {
   const reading = h("div", { class: "chart-reading", "aria-live": "off" });
   const svg = s("svg", { height, role: pick ? "button" : "img", tabindex: "0" });
   const holder = h("div", { class: "chart-holder" }, svg);
@@ -48,7 +48,7 @@ export function chart({ title, curves, height = 130, unit = false, legend = true
   function changed() {
     stops = null;
     for (const curve of shown) curve.x = given.time && curve.time ? curve.time : curve.step;
-    svg.setAttribute("aria-label", summary(title, shown, pick !== null));
+    svg.setAttribute("aria-label", summary(title, shown, pick !== null, spoken));
     say();
     drawSoon(element);
   }
@@ -57,7 +57,7 @@ export function chart({ title, curves, height = 130, unit = false, legend = true
     if (!width) return;
     frame = layout(shown, { width, height, margin, unit, ...given });
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    put(svg, content(shown, frame, { compact, ...given }));
+    put(svg, content(shown, frame, { compact, spoken, ...given }));
     cursor();
   };
   element.resize = (to) => {
@@ -86,10 +86,10 @@ export function chart({ title, curves, height = 130, unit = false, legend = true
 
   function say() {
     const many = shown.length > 1;
-    const value = (curve, n) => (many ? `${curve.label} ` : "") + number(curve.mean[n]);
+    const value = (curve, n) => (many ? `${curve.label} ` : "") + spoken(curve.mean[n]);
     if (!at) {
       const ends = shown.filter((curve) => curve.x.length);
-      if (compact) put(reading, ends.map((curve, n) => [n ? " " : "", h("span", { class: `value ${colour(curve.kind)}`, title: curve.label }, number(curve.mean.at(-1)))]));
+      if (compact) put(reading, ends.map((curve, n) => [n ? " " : "", h("span", { class: `value ${colour(curve.kind)}`, title: curve.label }, spoken(curve.mean.at(-1)))]));
       else put(reading, ends.map((curve) => value(curve, curve.x.length - 1)).join(", ") || "nothing yet");
       return;
     }
@@ -265,12 +265,12 @@ function nearest(rising, x) {
   return n + 1 < rising.length && rising[n + 1] - x < x - rising[n] ? rising[n + 1] : rising[n];
 }
 
-function summary(title, curves, picks) {
+function summary(title, curves, picks, spoken) {
   const words = curves.map((curve) => {
     const known = curve.mean.map((value, n) => [value, curve.step[n]]).filter(([value]) => value !== null && value !== undefined);
     if (!known.length) return `${curve.label}: no value`;
     const [[first, start], [end, stop]] = [known[0], known.at(-1)];
-    return `${curve.label}: ${number(first)} at step ${number(start)}, ${number(end)} at step ${number(stop)}`;
+    return `${curve.label}: ${spoken(first)} at step ${number(start)}, ${spoken(end)} at step ${number(stop)}`;
   });
   return `${title}. ${words.join("; ") || "no values"}.${picks && words.length ? " Arrows move along it, Enter shows the rollouts." : ""}`;
 }
@@ -311,14 +311,15 @@ function extent(columns, otherwise = [0, 1]) {
   return low > high ? otherwise : [low, high];
 }
 
-function content(curves, frame, { compact, log, smooth, time }) {
+function content(curves, frame, { compact, spoken, log, smooth, time }) {
   const { width, height, margin } = frame;
   const bottom = height - margin.bottom;
   const parts = [];
+  const digits = ticks(frame.bottom, frame.top);
   for (const value of compact ? [frame.bottom, frame.top] : [frame.bottom, frame.middle, frame.top]) {
     const y = frame.y(value);
     parts.push(s("line", { class: "grid", x1: margin.left, x2: width - margin.right, y1: y, y2: y }));
-    if (!compact) parts.push(s("text", { x: margin.left - 4, y: y + 3, "text-anchor": "end" }, number(value, 2)));
+    if (!compact) parts.push(s("text", { x: margin.left - 4, y: y + 3, "text-anchor": "end" }, spoken(value, digits)));
   }
   if (!compact) {
     const say = time ? duration : (step) => number(Math.round(step));
@@ -339,6 +340,12 @@ function content(curves, frame, { compact, log, smooth, time }) {
     });
   }
   return parts;
+}
+
+/** Digits that tell the ends of an axis apart. */
+function ticks(low, high) {
+  const most = Math.max(Math.abs(low), Math.abs(high));
+  return Math.min(Math.max(2, 1 + Math.ceil(Math.log10(most / (high - low)))), 6) || 2;
 }
 
 /** Dots for values with no neighbour that a line could lead to. */

@@ -55,3 +55,35 @@ export function field(label, control) {
   control.id ||= `field-${++fields}`;
   return h("span", { class: "field" }, h("label", { for: control.id }, label), " ", control);
 }
+
+/** Options of a list: [value, words] each. */
+export function choices(pairs, chosen) {
+  return pairs.map(([value, words]) => h("option", { value, selected: value === chosen }, words));
+}
+
+/** Puts up other choices only where they are others, so that a list that is open stays so. */
+export function renew(select, made) {
+  const said = made.map((option) => option.value).join("\0");
+  const chosen = made.find((option) => option.selected)?.value ?? "";
+  if (select.dataset.said !== said) {
+    select.dataset.said = said;
+    put(select, made);
+  }
+  select.value = chosen;
+}
+
+/** Offers these sources, or all; the chosen one even if it is none of them. */
+export function offerSources(select, names, chosen) {
+  const known = chosen && !names.includes(chosen) ? [chosen, ...names] : names;
+  renew(select, choices([["", "all sources"], ...known.map((name) => [name, name])], chosen));
+}
+
+/** What `make` gives in place of what an element holds, where what it `said` is not the same; the focus stays on its link. */
+export function renewed(element, said, make) {
+  const words = JSON.stringify(said);
+  if (element.dataset.said === words) return;
+  element.dataset.said = words;
+  const focused = element.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+  put(element, make());
+  if (focused) element.querySelector(`[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+}

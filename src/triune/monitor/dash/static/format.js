@@ -15,6 +15,11 @@ export function change(value) {
   return (value > 0 ? "+" : value < 0 ? "−" : "±") + number(Math.abs(value));
 }
 
+/** A share as a percentage of so many significant digits. */
+export function share(value, digits = 3) {
+  return value === null || value === undefined || Number.isNaN(value) ? "–" : `${number(100 * value, digits)} %`;
+}
+
 export function percent(value) {
   return value === null || value === undefined || Number.isNaN(value) ? "–" : `${(100 * value).toFixed(value > 0 && value < 0.1 ? 1 : 0)} %`;
 }

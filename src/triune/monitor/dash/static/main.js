@@ -29,7 +29,9 @@ const stateLine = document.getElementById("state");
 let current = null;
 let stop = () => {};
 let watched = null;
+const GONE = "gone";
 let turn = 0;
+let file = null; // of the run that is shown: another one has come in its place where it changes
 
 /** The state in the address: {view, run, ...parameters}. */
 export function state() {
@@ -120,6 +122,7 @@ function follow(run) {
   if (watched === run) return;
   stop();
   watched = run;
+  file = null;
   stateLine.className = "state";
   put(stateLine);
   stop = watch(run, (change) => {
@@ -128,10 +131,17 @@ function follow(run) {
       put(stateLine, "server lost");
       return;
     }
-    stateLine.className = change.live ? "state live" : "state";
-    put(stateLine, run ? (change.live ? "live" : "not running") : "");
+    stateLine.className = change.live ? "state live" : change.error ? "state lost" : "state";
+    put(stateLine, run ? (change.live ? "live" : change.error ? "gone" : "not running") : "");
     if (change.runs) offer(Object.keys(change.runs));
-    current?.changed?.(change);
+    const before = file;
+    file = change.error ? GONE : change.file;
+    if (change.error) {
+      if (current && before !== GONE) content.prepend(failure(new Error(change.error)));
+      return undefined;
+    }
+    if (before && file !== before) return render();
+    return current?.changed?.(change);
   });
 }
 

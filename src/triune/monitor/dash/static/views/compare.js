@@ -2,7 +2,7 @@
 
 import { following, get } from "../api.js";
 import { chart } from "../chart.js";
-import { field, h, put, table } from "../dom.js";
+import { choices, field, h, put, renew, table } from "../dom.js";
 import { change, colour, number } from "../format.js";
 import { address, failure, remember } from "../main.js";
 import { recipeTable } from "../recipes.js";
@@ -151,19 +151,4 @@ function comparison(one, base) {
 function sure(row) {
   if (!row.ci95) return null;
   return row.ci95[0] > 0 ? "good" : row.ci95[1] < 0 ? "bad" : null;
-}
-
-function choices(pairs, chosen) {
-  return pairs.map(([value, words]) => h("option", { value, selected: value === chosen }, words));
-}
-
-/** Puts up other choices only where they are others, so that a list that is open stays so. */
-function renew(select, made) {
-  const said = made.map((option) => option.value).join("\0");
-  const chosen = made.find((option) => option.selected)?.value ?? "";
-  if (select.dataset.said !== said) {
-    select.dataset.said = said;
-    put(select, made);
-  }
-  select.value = chosen;
 }
