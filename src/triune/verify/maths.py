@@ -206,7 +206,8 @@ class Math(Verifier[MathParams, str]):
         equal = _without_sympy(gold, answer, params.ignore_case)
         if equal is None:
             _bounded(answer, gold)
-        return _score(equal)
+            return None
+        return _score(equal, answer, gold)
 
     def score(self, outcome: Outcome, reference: str, params: MathParams, context: Context) -> Score:
         answer = read_answer(outcome.text, params)
@@ -217,11 +218,11 @@ class Math(Verifier[MathParams, str]):
                 raise Unparsed(f"sympy cannot parse {answer!r}"[:200])
             same_case = params.ignore_case or not params.strict or _same_case(reference, answer)
             equal = same_case and _equal(reference, answer, Rules.of(params))
-        return _score(equal) or Score(0.0)
+        return _score(equal, answer, reference)
 
 
-def _score(equal: bool | None) -> Score | None:
-    return None if equal is None else Score(float(equal))
+def _score(equal: bool, answer: str, reference: str) -> Score:
+    return Score(float(equal), detail=f"{answer} for {reference}")
 
 
 def _gold(truth: JsonValue, params: MathParams) -> str:

@@ -85,7 +85,8 @@ class TextExact(Verifier[TextParams, tuple[str, ...]]):
     def score(
         self, outcome: Outcome, reference: tuple[str, ...], params: TextParams, context: Context
     ) -> Score:
-        return Score(float(params.read(read_answer(outcome.text, params)) in reference))
+        answer = params.read(read_answer(outcome.text, params))
+        return Score(float(answer in reference), detail=f"{answer} for {' or '.join(reference)}")
 
 
 @register("edit_similarity")
@@ -111,4 +112,5 @@ class EditSimilarity(Verifier[LooseParams, tuple[str, ...]]):
         self, outcome: Outcome, reference: tuple[str, ...], params: LooseParams, context: Context
     ) -> Score:
         answer = params.read(read_answer(outcome.text, params))
-        return Score(max(edit_similarity(answer, text) for text in reference))
+        nearest = max(reference, key=lambda text: edit_similarity(answer, text))
+        return Score(edit_similarity(answer, nearest), detail=f"{answer} for {nearest}")
