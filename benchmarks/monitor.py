@@ -31,7 +31,6 @@ class Scale:
     """How much is measured."""
 
     pairs: int
-    overrides: tuple[str, ...]
     file_steps: int
     kills: int
     sources: int
@@ -40,16 +39,13 @@ class Scale:
     opened: int
 
 
-FULL = Scale(pairs=12, overrides=(), file_steps=200, kills=50, sources=64, names=40, steps=5000, opened=5)
-QUICK = Scale(
-    pairs=3, overrides=("train.prompts_per_step=16",), file_steps=40, kills=5, sources=64, names=40,
-    steps=200, opened=1,
-)  # fmt: skip
+FULL = Scale(pairs=12, file_steps=200, kills=50, sources=64, names=40, steps=5000, opened=5)
+QUICK = Scale(pairs=3, file_steps=40, kills=5, sources=64, names=40, steps=200, opened=1)
 
 
 def overhead(scale: Scale, folder: Path) -> dict[str, Any]:
     found = []
-    for pair in pairs(folder / "overhead", scale.pairs, scale.overrides):
+    for pair in pairs(folder / "overhead", scale.pairs):
         found.append(pair)
         print(
             f"overhead {len(found)}/{scale.pairs}: step {pair.off:.2f} s of CPU without, {pair.on:.2f} s with; "

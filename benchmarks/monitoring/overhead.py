@@ -59,12 +59,12 @@ class Pair:
     spent: float
 
 
-def pairs(folder: Path, number: int, overrides: Sequence[str] = ()) -> Iterator[Pair]:
+def pairs(folder: Path, number: int) -> Iterator[Pair]:
     """Two runs of the same recipe and seed, a step of one and a step of the other in turn. The first pair, in which
     everything is imported, is left out."""
     torch.set_num_threads(1)
     folder.mkdir(parents=True)
-    keys = (f"train.total_steps={number + 1}", "train.probe=false", "monitor.rollouts_every=1", *overrides)
+    keys = (f"train.total_steps={number + 1}", "train.probe=false", "monitor.rollouts_every=1")
     recipe = Recipe.load(find_recipe("quickstart"), keys)
     with (folder / "terminal.txt").open("w") as file:
         terminal = Terminal(Run(folder / "on", number + 1), Console(file=file))  # the recipe's own sink
