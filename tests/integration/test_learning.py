@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from triune.core.recipe import Recipe
 from triune.data.mixture import heldout
@@ -14,9 +15,8 @@ from triune.loop import Loop
 ROOT = Path(__file__).parents[2]
 
 
-def learn(tmp_path: Path, advantage: str) -> tuple[float, float]:
-    """Held-out greedy accuracy before and after twenty steps on three sources."""
-    recipe = Recipe.load(
+def recipe(advantage: str) -> Recipe:
+    return Recipe.load(
         ROOT / "recipes" / "quickstart.yaml",
         (
             "data.sources=[{name: embedded/ocr/*}, {name: embedded/counting/shapes}]",
@@ -31,17 +31,30 @@ def learn(tmp_path: Path, advantage: str) -> tuple[float, float]:
             "judge.workers=0",
         ),
     )
-    with Loop(recipe, tmp_path / advantage) as loop:
-        samples = [s for many in heldout(recipe).values() for s in many]
-        before = loop.evaluate("eval-before", samples)
-        loop.run()
-        after = loop.evaluate("eval-after", samples)
-    return tuple(sum(map(accuracy, scored)) / len(scored) for scored in (before, after))  # type: ignore[return-value]
+
+
+def heldout_accuracy(loop: Loop) -> float:
+    """Greedy, over the held-out samples of the three sources."""
+    samples = [sample for many in heldout(loop.recipe).values() for sample in many]
+    scored = loop.evaluate("eval", samples)
+    return sum(map(accuracy, scored)) / len(scored)
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The shipped policy's accuracy, where both begin."""
+    torch.set_num_threads(1)
+    with Loop(recipe("group"), tmp_path_factory.mktemp("before")) as loop:
+        return heldout_accuracy(loop)
 
 
 @pytest.mark.parametrize("advantage", ["group", "shuffled_group"])
-def test_reward_rises_and_only_where_credit_goes_to_its_own_rollout(tmp_path: Path, advantage: str):
-    before, after = learn(tmp_path, advantage)
+def test_reward_rises_and_only_where_credit_goes_to_its_own_rollout(
+    tmp_path: Path, before: float, advantage: str
+):
+    with Loop(recipe(advantage), tmp_path) as loop:
+        loop.run()
+        after = heldout_accuracy(loop)
     print(f"{advantage}: {before:.3f} -> {after:.3f}")
     if advantage == "group":
         assert after >= before + 0.1
