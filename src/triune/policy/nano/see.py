@@ -85,6 +85,9 @@ def draw_pool(sizes: Mapping[str, int] = POOL, processes: int = 2) -> Pool:
     """Draws the pool of training scenes, shuffled by a fixed seed."""
     step = 250
     jobs = [(kind, i, min(i + step, n)) for kind, n in sizes.items() for i in range(0, n, step)]
+    processes = max(
+        1, min(processes, sum(sizes.values()) // step)
+    )  # starting one takes as long as so many scenes
     with multiprocessing.get_context("spawn").Pool(processes) as workers:
         parts = workers.map(_draw, jobs, chunksize=1)
     truths = [truth for _, many, _ in parts for truth in many]
