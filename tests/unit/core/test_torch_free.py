@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from triune.monitor.metric import scalar
+from triune.monitor.store import Store
+
 BLOCKED = """
 import importlib, pkgutil, sys
 class Block:
@@ -63,3 +66,26 @@ def test_training_without_torch_says_what_to_install() -> None:
     assert done.returncode == 2
     assert "triune[train]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_runs_are_looked_at_by_the_base_install_or_it_says_what_to_add(tmp_path: Path) -> None:
+    """Without any extra: reports have no figures, alarms and replay work, the dashboard names its extra."""
+    with Store(tmp_path / "run") as store:
+        store.log_step(1, "train", [scalar("loss/policy", 1.0)])
+    commands = {"report": 0, "alarms": 0, "replay": 2, "dash": 2}
+    done = without_torch(f"""
+extras = "matplotlib fastapi starlette uvicorn shapely sklearn skimage wandb tensorboard trackio mlflow"
+sys.modules.update(dict.fromkeys(extras.split()))
+from triune.cli import main
+for command, code in {commands!r}.items():
+    try:
+        main([command, {str(tmp_path / "run")!r}])
+    except SystemExit as ended:
+        assert (ended.code or 0) == code, (command, ended.code)
+""")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "figures need matplotlib: pip install 'triune[report]'" in done.stderr
+    assert "0 alarms raised" in done.stdout
+    assert "holds no rollouts" in done.stderr
+    assert "`triune dash` needs uvicorn: pip install 'triune[dash]'" in done.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
