@@ -6,6 +6,7 @@ as seen) are JSON columns, so that any reader of Parquet can open the file; toke
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from triune.core.errors import StorageError
 from triune.core.sample import Frame, Sample, Text
@@ -217,10 +219,8 @@ def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
     names = _SCHEMA.names
     columns = dict(zip(names, zip(*map(attrgetter(*names), rollouts), strict=True), strict=True))
     for name, codec in _CODECS.items():
-        columns[name] = tuple(
-            "[]" if value == () else codec.dump_json(value).decode() for value in columns[name]
-        )
-    arrays = [pa.array(columns[field.name], type=field.type) for field in _SCHEMA]
+        columns[name] = tuple("[]" if value == () else _json(codec, value) for value in columns[name])
+    arrays = [_array(columns[field.name], field.type) for field in _SCHEMA]
     buffer = pa.BufferOutputStream()
     # A shard is one small page per column: what helps to skip or to share parts of large files would be most of it.
     pq.write_table(
@@ -233,6 +233,25 @@ def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
     )
     encoded: bytes = buffer.getvalue().to_pybytes()
     return encoded
+
+
+def _json(codec: TypeAdapter[Any], value: Any) -> str:
+    try:
+        return codec.dump_json(value).decode()
+    except PydanticSerializationError:
+        return _legal(json.dumps(codec.dump_python(value, mode="json"), ensure_ascii=False))
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, type=kind)
+    except UnicodeEncodeError:
+        return pa.array([_legal(value) for value in values], type=kind)
+
+
+def _legal(text: str) -> str:
+    """Without lone surrogates, which a model may write as an escape in a tool call and UTF-8 cannot: `?` in their place."""
+    return text.encode(errors="replace").decode()
 
 
 def from_parquet(path: Path) -> list[Rollout]:

@@ -19,6 +19,7 @@ import pytest
 
 from triune.core.errors import DataError, StorageError
 from triune.core.sample import Media, Message, Picture
+from triune.core.verdict import Call
 from triune.data.saved import _together
 from triune.monitor.metric import Metric, scalar
 from triune.monitor.rollouts import Rollout, from_parquet, to_parquet
@@ -300,6 +301,17 @@ def test_a_damaged_file_is_named(store: Store) -> None:
     file.write_bytes(b"PAR1 not really")
     with pytest.raises(StorageError, match=r"00000001\.parquet"):
         store.rollouts("train", 1)
+
+
+def test_no_text_that_a_model_writes_stops_the_run(store: Store) -> None:
+    call = Call(turn=0, name="zoom", args={"label": "\ud800 of \N{GREEK SMALL LETTER PI}"}, error="\udfff")
+    given = make_scored(1.0, text="a\ud800b\0", detail="found \udc80", outcome={"calls": (call,)})
+    store.log_step(1, "train", [], rollouts=[Rollout.of(1, "train", given)])
+    (kept,) = store.rollouts("train", 1)
+    assert kept.response == "a?b\0"
+    assert kept.calls[0].args == {"label": "? of \N{GREEK SMALL LETTER PI}"}
+    assert kept.calls[0].error == "?"
+    assert kept.components[0].detail == "found ?"
 
 
 def test_a_changed_byte_is_never_shown_as_a_rollout(store: Store) -> None:
