@@ -224,6 +224,26 @@ def test_mlflow_in_files(tmp_path: Path) -> None:
     assert len([name for name in run.data.metrics if name.endswith("/train/reward")]) == 2
 
 
+def test_mlflow_in_files_has_series_below_series(tmp_path: Path) -> None:
+    """Whichever came first, and after a resume: a name that is a file there cannot be a folder too."""
+    from mlflow import MlflowClient
+
+    first = [
+        Metric.of("reward", [1.0]),
+        Metric.of("reward/share_at_max", [0.5]),
+        Metric.of("late/part", [2.0]),
+    ]
+    second = [*first[::-1], Metric.of("late", [3.0])]
+    for step, metrics in enumerate((first, second, second)):
+        sink = MlflowOptions(project="eyes").open(Run(tmp_path))
+        sink.log(step, "train", metrics)
+        sink.close()
+    client = MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name("eyes").experiment_id])
+    names = ("train/reward", "train/reward.share_at_max", "train/late/part", "train/late.value")
+    assert [len(client.get_metric_history(run.info.run_id, name)) for name in names] == [3, 3, 3, 2]
+
+
 class Server(BaseHTTPRequestHandler):
     """The routes of MLflow's tracking server that a run needs, in memory."""
 

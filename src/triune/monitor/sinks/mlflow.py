@@ -50,15 +50,19 @@ class Mlflow(Tracker):
         self._make, self._metric, self._param = client, metric, param
         self._client: Any = None
         self._run_id = ""
+        self._in_files = "://" not in self._uri or self._uri.startswith("file:")
+        self._leaves, self._folders = set[str](), set[str]()
 
     def connect(self, known: str | None) -> str:
-        if "://" not in self._uri or self._uri.startswith("file:"):
+        if self._in_files:
             # MLflow wants to be told that files are meant; a recipe that names a folder has said so.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self._client = self._make(tracking_uri=self._uri)
         if known:
             self._client.update_run(known, status="RUNNING")
             self._run_id = known
+            for name in self._client.get_run(known).data.metrics if self._in_files else ():
+                self._take(name)
             return known
         experiment = self._client.get_experiment_by_name(self.options.project)
         number = (
@@ -77,9 +81,26 @@ class Mlflow(Tracker):
 
     def send(self, step: int, phase: str, values: Mapping[str, float]) -> None:
         now = int(1000 * time.time())
-        metrics = [self._metric(name, value, now, step) for name, value in values.items()]
+        place = self._apart if self._in_files else str
+        metrics = [self._metric(place(name), value, now, step) for name, value in values.items()]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + BATCH])
+
+    def _apart(self, name: str) -> str:
+        """There a series is a file, and cannot be a folder too: below `train/reward` it is `train/reward.share_at_max`."""
+        made, *rest = name.split("/")
+        for piece in rest:
+            made += f".{piece}" if made in self._leaves else f"/{piece}"
+        if made in self._folders:
+            made += ".value"
+        self._take(made)
+        return made
+
+    def _take(self, name: str) -> None:
+        self._leaves.add(name)
+        while "/" in name:
+            name = name.rpartition("/")[0]
+            self._folders.add(name)
 
     def finish(self) -> None:
         self._client.set_terminated(self._run_id)
