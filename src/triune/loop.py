@@ -158,14 +158,14 @@ class Loop:
                     self.evaluate_all()
                 if last:
                     self.monitor.look()
-                stop = world().any(bool(self.monitor.stopping))
+                stop = world().first(lambda: self.monitor.stopping)
                 due = train.checkpoint_every and self.done % train.checkpoint_every == 0
                 asked = world().any(interrupt.asked)
                 if last or due or asked or stop:
                     self.save()
                 if stop:
                     raise Stopped(
-                        f"stopped after step {self.done} by an alarm: {self.monitor.stopping}\n"
+                        f"stopped after step {self.done} by an alarm: {stop}\n"
                         f"continue all the same with: triune train --resume {self.run_dir}"
                     )
                 if asked and not last:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -344,6 +345,16 @@ def test_what_one_process_raises_all_raise_and_none_outlives_another(crew: Crew,
     assert "ended [512, 512]" in said  # exit code 2
     assert "process 0: ProcessLost: another process of this run has ended" in said
     assert "ended [512, 9]" in said
+
+
+def test_an_alarm_stops_all_processes_and_each_says_why(crew: Crew, tmp_path: Path) -> None:
+    rule = {"window": 1, "groups": 1, "share": 0.001, "over": 0.0005}
+    monitor = {"sinks": [], "alarms": {"zero_variance": rule}, "stop_on": ["zero_variance"]}
+    plan = str(recipe_file(tmp_path, monitor=monitor))
+    said = crew({"do": "train", "size": 2, "plan": plan, "run": str(tmp_path / "run")})
+    for rank in (0, 1):
+        assert re.search(rf"process {rank}: Stopped: .* by an alarm: zero_variance \(tiny\)", said), said
+    assert "ended [512, 512]" in said
 
 
 def test_torchrun_starts_it(tmp_path: Path) -> None:
