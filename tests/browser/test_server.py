@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import psutil
 import pytest
+from playwright.sync_api import Page, expect
 
 from triune.core.errors import StorageError
 from triune.monitor.metric import scalar
@@ -18,7 +23,7 @@ from triune.monitor.monitor import Monitor
 from triune.monitor.runs import Runs, UnknownRun
 from triune.monitor.store import Store
 
-from .conftest import Dash, serving
+from .conftest import Dash, serving, shown
 
 SECRET = "not for the browser"
 
@@ -107,6 +112,32 @@ def test_another_host_name_and_another_site_are_refused(odd: Dash) -> None:
     assert "access-control-allow-origin" not in headers
     assert headers["content-security-policy"].startswith("default-src 'none'")
     assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_it_ends_quietly_with_a_page_open_and_the_page_goes_on_with_the_next(
+    tmp_path: Path, page: Page
+) -> None:
+    with Monitor(tmp_path / "run", sinks=()) as monitor:
+        monitor.log_step(1, "train", (), [scalar("loss", 0.5)])
+    port = "0"
+    for _ in range(2):
+        command = [sys.executable, "-u", "-m", "triune.cli", "dash", str(tmp_path), "--port", port]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+            assert found
+            if port == "0":
+                page.goto(f"{found.group()}/#/alarms?run=run")
+                shown(page, "alarms")
+            port = found[1]
+            expect(page.locator("#state")).to_have_text("not running")
+        finally:
+            process.send_signal(signal.SIGINT)
+            said, problem = process.communicate(timeout=20)
+        assert (process.returncode, said, problem) == (0, "", "")
+        expect(page.locator("#state")).to_have_text("server lost")
+    page.goto("about:blank")
 
 
 def test_it_listens_on_this_machine_alone(odd: Dash) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import webbrowser
 from pathlib import Path
@@ -58,7 +59,9 @@ def dash(
                 app.state.ending.set()
                 super().handle_exit(sig, frame)
 
-        Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)).run(sockets=[listening])
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+        with contextlib.suppress(KeyboardInterrupt):  # its usual end
+            Server(config).run(sockets=[listening])
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from triune.monitor.dash.reading import Json, OneStore
+from triune.monitor.dash.reading import Json, OneRun, OneStore, Remembered
 from triune.monitor.index import PassRates
 from triune.monitor.store import Store
 
@@ -29,8 +29,12 @@ LEFT_OUT = (
 
 
 @router.get("/api/data")
-def data(store: OneStore) -> Json:
+def data(run: OneRun, store: OneStore, memo: Remembered) -> Json:
     """Per source: rollouts, groups, samples seen, the histogram of pass rates; and everything that was left out."""
+    return memo.get(("data", run.path), run.stamp, lambda: _read(store))
+
+
+def _read(store: Store) -> Json:
     rollouts = _totals(store, "dropped/loss", counted=True)
     rates = store.pass_rates()
     whole = sum(rollouts.values())

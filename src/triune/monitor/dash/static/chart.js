@@ -4,7 +4,7 @@
 import { h, put, s } from "./dom.js";
 import { colour, duration, number } from "./format.js";
 
-const ROOMY = { left: 38, right: 8, top: 6, bottom: 18 };
+const ROOMY = { left: 46, right: 8, top: 6, bottom: 18 };
 const TIGHT = { left: 2, right: 2, top: 3, bottom: 3 };
 const FRAME_MS = 10; // of a frame's 16 that drawing may take
 const DRAG = 6; // pixels from which a click is a selection
@@ -282,7 +282,7 @@ function layout(curves, { width, height, margin, unit, log, zoom }) {
   const values = curves.flatMap((curve) => [curve.mean, curve.low || [], curve.high || []].map((column) => inside(curve, column)));
   let [bottom, top] = extent(unit && !log ? [...values, [0, 1]] : values, log ? [0.1, 1] : [0, 1]);
   if (bottom === top && log) [bottom, top] = [bottom / 2, top * 2];
-  else if (bottom === top) [bottom, top] = bottom === 0 ? [-1, 1] : [bottom - Math.abs(bottom) / 10, top + Math.abs(top) / 10];
+  else if (bottom === top) [bottom, top] = bottom === 0 ? [0, 1] : [bottom - Math.abs(bottom) / 10, top + Math.abs(top) / 10];
   const scale = log ? Math.log10 : (value) => value;
   const [low, high] = [scale(bottom), scale(top)];
   const [wide, tall] = [width - margin.left - margin.right, height - margin.top - margin.bottom];

@@ -72,7 +72,7 @@ export function facts(one) {
     ["reason", one.reason || "–"], ["judged in", `${exact(one.judge_seconds)} s`], ["boxes: truth in", one.truth_frame], ["boxes: answer in", one.answer_frame],
   ];
   return h("section", { "aria-label": "Sampling" }, h("h2", {}, "Sampling"),
-    h("dl", { class: "facts" }, listed.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, plain(String(value)))))),
+    h("dl", { class: "drawn-facts" }, listed.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, plain(String(value)))))),
     one.events.length > 0 && [h("h3", {}, "Rewards of the environment"), h("ul", {}, one.events.map((event) =>
       h("li", {}, plain(event.name), ` at decision ${event.decision}: ${exact(event.value)}`, event.status !== "ok" && ` (${event.status})`)))]);
 }
