@@ -11,7 +11,7 @@ export async function show(root, { run, source = "" }) {
   const problem = h("div", {});
   const choice = h("select", { onchange: (event) => choose(event.target.value) });
   const counts = h("div", { class: "scroll" });
-  const difficulty = h("div", { class: "multiples" });
+  const difficulty = h("div", { class: "multiples", "data-size": "large" });
   const left = h("div", { class: "scroll" });
   const cards = new Map(); // number of a sample -> {element, said}
   const sheet = h("ul", { class: "sheet" });

@@ -22,7 +22,7 @@ export async function show(root, state) {
 
   const outline = await get("/api/run", { run });
   const phases = outline.phases.some((one) => one.startsWith("eval")) ? [...outline.phases, HELD_OUT] : outline.phases;
-  put(root, h("h1", {}, "Sources × components"),
+  put(root, h("h1", {}, "Matrix"),
     h("form", { class: "row", role: "search", onsubmit: (event) => event.preventDefault() },
       field("phase", choice(phases, phase, (value) => value, (value) => go("matrix", { ...kept, phase: value }))),
       field("change over", choice(WINDOWS, window, (value) => (value ? `${number(value)} steps` : "the whole run"), (value) => go("matrix", { ...kept, window: value }))),
