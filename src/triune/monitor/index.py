@@ -7,11 +7,12 @@ opens them, and a bounded number of them per call.
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
+
+from pydantic_core import to_json
 
 from triune.core.errors import StorageError
 from triune.monitor.rollouts import Rollout, from_parquet, texts
@@ -165,16 +166,12 @@ def insert(db: sqlite3.Connection, step: int, phase: str, rollouts: Sequence[Rol
             None if one.group == one.sample else one.group,
             None if one.component == "policy" else one.component,
             one.reward, one.accuracy, one.correct, one.status, one.ending, one.response_tokens, one.advantage,
-            _JSON.encode({part.name: _finite(part.value) for part in one.components}),
+            to_json({part.name: part.value for part in one.components}, inf_nan_mode="null").decode(),
         ))  # fmt: skip
     db.executemany(f"INSERT INTO rollout_index VALUES ({', '.join('?' * 16)})", rows)
 
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None  # JSON knows no others
 
 
 def _sample(db: sqlite3.Connection, key: tuple[str, ...]) -> int:

@@ -219,7 +219,7 @@ def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
     names = _SCHEMA.names
     columns = dict(zip(names, zip(*map(attrgetter(*names), rollouts), strict=True), strict=True))
     for name, codec in _CODECS.items():
-        columns[name] = tuple("[]" if value == () else _json(codec, value) for value in columns[name])
+        columns[name] = _encoded(codec, columns[name])
     arrays = [_array(columns[field.name], field.type) for field in _SCHEMA]
     buffer = pa.BufferOutputStream()
     # A shard is one small page per column: what helps to skip or to share parts of large files would be most of it.
@@ -235,9 +235,18 @@ def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
     return encoded
 
 
+def _encoded(codec: TypeAdapter[Any], values: Sequence[Any]) -> list[str]:
+    """As JSON; what the rollouts of a group have from their sample is encoded once."""
+    known: dict[int, str] = {}
+    for value in values:
+        if id(value) not in known:
+            known[id(value)] = "[]" if value == () else _json(codec, value)
+    return [known[id(value)] for value in values]
+
+
 def _json(codec: TypeAdapter[Any], value: Any) -> str:
     try:
-        return codec.dump_json(value).decode()
+        return codec.serializer.to_json(value).decode()
     except PydanticSerializationError:
         return _legal(json.dumps(codec.dump_python(value, mode="json"), ensure_ascii=False))
 

@@ -9,8 +9,9 @@ rollout that continues one) is counted under names of its own, by component. Nam
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import get_args
 
 from triune.core.monitorspec import REFLECTION_WORDS
@@ -24,50 +25,59 @@ NO_SPREAD = 1e-8
 
 _STATUSES: tuple[str, ...] = get_args(Status)
 _ENDINGS: tuple[str, ...] = get_args(Ending)
+_BY_CORRECT = {
+    correct: [
+        (f"completions/length{split}", f"completions/clipped_ratio{split}", f"reflection/ratio{split}")
+        for split in splits
+    ]
+    for correct, splits in {None: ("",), True: ("", "_correct"), False: ("", "_wrong")}.items()
+}
+"""Names of what is told apart by whether the answer was right."""
 
 
-class _Values:
-    """Observed values by name and at most one label of their own, apart for each `place`: source, task and component of the
-    rollout or group at hand. A step adds tens of thousands of values, so that little may be done for each of them."""
+class _Place:
+    """Observed values of one source, task and component, by name and, if `labelled`, by (name, label, its value). A step adds
+    tens of thousands of values, so that little may be done for each of them."""
 
     def __init__(self) -> None:
-        self._places: dict[tuple[str, str, str], dict[tuple[str, str, str], list[float]]] = {}
-        self._rows: dict[tuple[str, str, str], Counter[tuple[str, str, tuple[str, ...]]]] = {}
+        self.plain: dict[str, list[float]] = defaultdict(list)
+        self.labelled: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        self._spread: Counter[tuple[str, str, tuple[str, ...]]] = Counter()
 
-    def place(self, source: str, task: str, component: str = "") -> None:
-        key = source, task, component
-        if key not in self._places:
-            self._places[key], self._rows[key] = defaultdict(list), Counter()
-        self._here, self._counts = self._places[key], self._rows[key]
-
-    def add(self, name: str, value: float | None, label: str = "", of: str = "") -> None:
+    def add(self, name: str, value: float | None) -> None:
         if value is not None:
-            self._here[name, label if of else "", of].append(value)
+            self.plain[name].append(value)
 
     def spread(self, name: str, label: str, options: tuple[str, ...], found: Mapping[str, float]) -> None:
         """One value for each of the options: 0 for those that were not found."""
-        self._counts[name, label, options] += 1
+        self._spread[name, label, options] += 1
         for of, value in found.items():
-            self._here[name, label, of].append(value)
+            self.labelled[name, label, of].append(value)
 
-    def metrics(self) -> list[Metric]:
-        made = []
-        for place, seen in self._places.items():
-            counts = [
-                (name, label, option, count)
-                for (name, label, options), count in self._rows[place].items()
-                for option in options
-            ]
-            for name, label, option, count in counts:
-                values = seen.pop((name, label, option), None)
-                if values is None:
-                    made.append(_zeros(name, place, label, option, count))
-                else:
-                    labels = _labels(place, label, option)
-                    made.append(Metric.made(name, labels, values, count - len(values)))
-            for (name, label, of), values in seen.items():
-                made.append(Metric.made(name, _labels(place, label, of), values))
-        return sorted(made, key=lambda metric: (metric.name, metric.labels))
+    def metrics(self, place: tuple[str, str, str]) -> Iterator[Metric]:
+        for (name, label, options), count in self._spread.items():
+            for option in options:
+                values = self.labelled.pop((name, label, option), [])
+                yield _metric(name, place, label, option, values, count - len(values))
+        for (name, label, of), values in self.labelled.items():
+            yield _metric(name, place, label, of, values)
+        for name, values in self.plain.items():
+            yield _metric(name, place, "", "", values)
+
+
+def _metric(
+    name: str, place: tuple[str, str, str], label: str, of: str, values: list[float], zeros: int = 0
+) -> Metric:
+    ones, unlike = values.count(True), values.count(False)
+    if ones + unlike == len(values):
+        return _share(name, place, label, of, ones, zeros + unlike)
+    return Metric.made(name, _labels(place, label, of), values, zeros)
+
+
+@lru_cache(maxsize=1 << 14)
+def _share(name: str, place: tuple[str, str, str], label: str, of: str, ones: int, zeros: int) -> Metric:
+    """Most metrics are of zeros and ones only, and most of these were the same at an earlier step."""
+    return Metric.made(name, _labels(place, label, of), [1.0] * ones, zeros)
 
 
 @lru_cache(maxsize=1 << 14)
@@ -77,39 +87,40 @@ def _labels(place: tuple[str, str, str], label: str, of: str) -> Labels:
     return labelled(**{"source": source, "task": task, "component": component, **own})
 
 
-@lru_cache(maxsize=1 << 14)
-def _zeros(name: str, place: tuple[str, str, str], label: str, of: str, count: int) -> Metric:
-    """What was not found in so many rollouts: most words, endings and statuses of most sources, at every step again."""
-    return Metric.made(name, _labels(place, label, of), (), count)
-
-
 def rollout_metrics(scored: Sequence[Scored], words: Sequence[str] = REFLECTION_WORDS) -> list[Metric]:
     """What these rollouts say, per source and task. Parts that split no group merge into the whole."""
-    values, words = _Values(), tuple(words)
+    places, words = dict[tuple[str, str, str], _Place](), tuple(words)
+
+    def place(source: str, task: str, component: str = "") -> _Place:
+        key = source, task, component
+        if key not in places:
+            places[key] = _Place()
+        return places[key]
+
     groups: dict[tuple[str, str, str], list[Verdict]] = defaultdict(list)
     for one in scored:
         source, task = one.sample.source, one.sample.task
         if one.trajectory.component == BASELINE:  # not drawn as the others are: it would bias every mean
-            values.place(source, task)
-            values.add("baseline/reward", one.verdict.reward)
-            values.add("baseline/correct", one.verdict.correct)
+            here = place(source, task)
+            here.add("baseline/reward", one.verdict.reward)
+            here.add("baseline/correct", one.verdict.correct)
             continue
         component = placed_as(one.trajectory)
-        values.place(source, task, component)
+        here = place(source, task, component)
         if component:
-            _add_placed(values, one)
+            _add_placed(here, one)
             continue
         if not one.drawn:
             continue  # replayed: no measure of the policy either
-        _add_verdict(values, one)
-        _add_response(values, one, words)
+        _add_verdict(here, one)
+        _add_response(here, one, words)
         if one.in_baseline and one.verdict.reward is not None:
             groups[source, task, one.trajectory.group].append(one.verdict)
     for (source, task, _), group in groups.items():
         if len(group) > 1:  # a single rollout has no spread to speak of
-            values.place(source, task)
-            _add_group(values, group)
-    return values.metrics()
+            _add_group(place(source, task), group)
+    made = [metric for key, here in places.items() for metric in here.metrics(key)]
+    return sorted(made, key=attrgetter("name", "labels"))
 
 
 def placed_as(trajectory: Trajectory) -> str:
@@ -121,90 +132,95 @@ def placed_as(trajectory: Trajectory) -> str:
     return trajectory.component if forced.all() else "prefix"
 
 
-def _add_placed(values: _Values, one: Scored) -> None:
-    add, forced = values.add, one.trajectory.decisions.forced
+def _add_placed(here: _Place, one: Scored) -> None:
+    add, forced = here.add, one.trajectory.decisions.forced
     add("placed/reward", one.verdict.reward)
     add("placed/correct", one.verdict.correct)
     add("placed/tokens", int(forced.sum()))
     add("placed/sampled", int((~forced).sum()))
     add("placed/unjudged", one.verdict.reward is None)
-    _add_fate(values, one)
+    _add_fate(here, one)
 
 
-def _add_fate(values: _Values, one: Scored) -> None:
+def _add_fate(here: _Place, one: Scored) -> None:
     for parameter, value in one.trajectory.resolved.items():
-        values.add("schedule", value, "parameter", parameter)
-    values.add("dropped/loss", not one.in_loss)
-    values.add("dropped/baseline", not one.in_baseline)
+        here.labelled["schedule", "parameter", parameter].append(value)
+    here.plain["dropped/loss"].append(not one.in_loss)
+    here.plain["dropped/baseline"].append(not one.in_baseline)
     if one.reason:
-        values.add("dropped/reason", 1.0, "reason", one.reason)
+        here.labelled["dropped/reason", "reason", one.reason].append(1.0)
 
 
-def _add_verdict(values: _Values, one: Scored) -> None:
-    add, verdict = values.add, one.verdict
-    if verdict.reward is not None:
-        low, high = _reward_range(verdict)
-        add("reward", verdict.reward)
-        add("reward/share_at_min", verdict.reward <= low + NO_SPREAD)
-        add("reward/share_at_max", verdict.reward >= high - NO_SPREAD)
-    add("correct", verdict.correct)
-    add("accuracy", verdict.main.value if verdict.components else None)
-    add("judge/seconds", verdict.elapsed)
-    values.spread("status", "status", _STATUSES, {verdict.status: 1.0})
+def _add_verdict(here: _Place, one: Scored) -> None:
+    plain, labelled, verdict = here.plain, here.labelled, one.verdict
+    reward, components = verdict.reward, verdict.components
+    if reward is not None:
+        low, high = _extremes(tuple([part.weight for part in components]), verdict.normalized)
+        plain["reward"].append(reward)
+        plain["reward/share_at_min"].append(reward <= low + NO_SPREAD)
+        plain["reward/share_at_max"].append(reward >= high - NO_SPREAD)
+    here.add("correct", verdict.correct)
+    here.add("accuracy", verdict.main.value if components else None)
+    plain["judge/seconds"].append(verdict.elapsed)
+    here.spread("status", "status", _STATUSES, {verdict.status: 1.0})
     gated = {check.name for check in one.sample.checks if check.gate is not None}
-    for part in verdict.components:
+    for part in components:
         name, value = part.name, part.value
-        add("component", value, "component", name)
         if name in gated:
-            add("component/gated", part.gated, "component", name)
-        add("component/correct", part.correct, "component", name)
-        add("component/not_ok", part.status != "ok", "component", name)
+            labelled["component/gated", "component", name].append(part.gated)
+        if part.correct is not None:
+            labelled["component/correct", "component", name].append(part.correct)
+        labelled["component/not_ok", "component", name].append(part.status != "ok")
         if value is not None:
+            labelled["component", "component", name].append(value)
             # Fixed bounds, and beyond counts as at: the extremes of each step would move with the policy.
-            add("component/share_at_min", value <= 0, "component", name)
-            add("component/share_at_max", value >= 1, "component", name)
+            labelled["component/share_at_min", "component", name].append(value <= 0)
+            labelled["component/share_at_max", "component", name].append(value >= 1)
         for key, measured in part.metrics.items():
-            add(f"verifier/{key}", measured, "component", name)
-    _add_fate(values, one)
-
-
-def _reward_range(verdict: Verdict) -> tuple[float, float]:
-    """The least and the most that components on [0, 1] can add up to."""
-    return _extremes(tuple(component.weight for component in verdict.components), verdict.normalized)
+            labelled[f"verifier/{key}", "component", name].append(measured)
+    _add_fate(here, one)
 
 
 @lru_cache(maxsize=1 << 10)
 def _extremes(weights: tuple[float, ...], normalized: bool) -> tuple[float, float]:
+    """The least and the most that components on [0, 1] of these weights can add up to."""
     scale = (sum(weights) if normalized else 0.0) or 1.0
     return sum(min(w, 0.0) for w in weights) / scale, sum(max(w, 0.0) for w in weights) / scale
 
 
-def _add_response(values: _Values, one: Scored, words: tuple[str, ...]) -> None:
-    add, outcome, correct = values.add, one.outcome, one.verdict.correct
+def _add_response(here: _Place, one: Scored, words: tuple[str, ...]) -> None:
+    plain, outcome, correct = here.plain, one.outcome, one.verdict.correct
     text = outcome.text.lower()
     counts = {word: count for word in words if (count := text.count(word))}
     reflective = bool(counts)
-    for split in ("",) if correct is None else ("", "_correct" if correct else "_wrong"):
-        add(f"completions/length{split}", outcome.num_tokens)
-        add(f"completions/clipped_ratio{split}", outcome.truncated)
-        add(f"reflection/ratio{split}", reflective)
-    add("reflection/correct_with" if reflective else "reflection/correct_without", correct)
-    values.spread("reflection/word", "word", words, counts)
-    add("prompts/length", one.prompt_tokens)
-    add("episode/turns", outcome.num_turns)
-    values.spread("ending", "ending", _ENDINGS, {outcome.ending: 1.0})
+    for length, clipped, reflection in _BY_CORRECT[correct]:
+        plain[length].append(outcome.num_tokens)
+        plain[clipped].append(outcome.truncated)
+        plain[reflection].append(reflective)
+    here.add("reflection/correct_with" if reflective else "reflection/correct_without", correct)
+    here.spread("reflection/word", "word", words, counts)
+    here.add("prompts/length", one.prompt_tokens)
+    plain["episode/turns"].append(outcome.num_turns)
+    here.spread("ending", "ending", _ENDINGS, {outcome.ending: 1.0})
     for call in outcome.calls:
-        add("tools/ok", call.ok, "tool", call.name)
+        here.labelled["tools/ok", "tool", call.name].append(call.ok)
 
 
-def _add_group(values: _Values, group: Sequence[Verdict]) -> None:
+def _add_group(here: _Place, group: Sequence[Verdict]) -> None:
     """`group`: the verdicts that one baseline is formed over."""
     rewards = [verdict.reward for verdict in group if verdict.reward is not None]
-    values.add("reward_std", Metric.of("reward", rewards).std)
-    values.add("frac_reward_zero_std", max(rewards) - min(rewards) <= NO_SPREAD)
+    here.plain["reward_std"].append(_spread(rewards))
+    here.plain["frac_reward_zero_std"].append(max(rewards) - min(rewards) <= NO_SPREAD)
     parts: dict[str, list[float]] = defaultdict(list)
-    for part in (part for verdict in group for part in verdict.components if part.value is not None):
-        parts[part.name].append(part.value or 0.0)
+    for verdict in group:
+        for part in verdict.components:
+            if part.value is not None:
+                parts[part.name].append(part.value)
     for name, seen in parts.items():
-        values.add("component_std", Metric.of(name, seen).std, "component", name)
-        values.add("frac_component_zero_std", max(seen) - min(seen) <= NO_SPREAD, "component", name)
+        here.labelled["component_std", "component", name].append(_spread(seen))
+        same = max(seen) - min(seen) <= NO_SPREAD
+        here.labelled["frac_component_zero_std", "component", name].append(same)
+
+
+def _spread(values: Sequence[float]) -> float:
+    return Metric.of("", values).std

@@ -369,8 +369,8 @@ class Store:
         if series is None:
             series = self._series[key] = self._find_series(phase, metric)
         moments: tuple[float | None, ...] = (None,) * 4
-        if metric.min == metric.max:  # all were equal, and so is their mean
-            moments = (metric.mean, None, None, None)
+        if metric.min == metric.max:  # all were equal, and so is their mean; it is no -0.0
+            moments = (metric.min + 0.0, None, None, None)
         elif metric.count:
             moments = (metric.mean, metric.std, metric.min, metric.max)
         return (series, step, metric.count, *moments, metric.nonfinite)
