@@ -13,9 +13,15 @@ from triune.core.sample import Sample
 _SHAS: dict[int, tuple[weakref.ref[Sample], str]] = {}
 """Hashes of living samples, by identity: a held-out sample is hashed once, not at every evaluation."""
 
+_CONTENTS: dict[int, tuple[weakref.ref[Sample], str]] = {}
+"""Contents of samples that were hashed, until they are asked for: a new sample is hashed and then written."""
+
 
 def content(sample: Sample) -> str:
     """The sample as JSON. A picture is named by its hash, wherever it lay; a video keeps its place, for it is not copied."""
+    waiting = _CONTENTS.pop(id(sample), None)
+    if waiting is not None and waiting[0]() is sample:
+        return waiting[1]
     plain = json.loads(sample.model_dump_json(exclude={"media": True}))
     plain["media"] = [
         medium.model_dump(mode="json", exclude={"data"} if medium.kind == "video" else {"data", "uri"})
@@ -29,10 +35,16 @@ def sha(sample: Sample) -> str:
     known = _SHAS.get(id(sample))
     if known is not None and known[0]() is sample:
         return known[1]
-    digest = hashlib.sha256(content(sample).encode()).hexdigest()
-    key = id(sample)
-    _SHAS[key] = weakref.ref(sample, lambda _: _SHAS.pop(key, None)), digest
+    key, text = id(sample), content(sample)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    reference = weakref.ref(sample, lambda _: _forget(key))
+    _SHAS[key], _CONTENTS[key] = (reference, digest), (reference, text)
     return digest
+
+
+def _forget(key: int) -> None:
+    _SHAS.pop(key, None)
+    _CONTENTS.pop(key, None)
 
 
 def restore(text: str, place: Callable[[str], Path]) -> Sample:
