@@ -33,7 +33,7 @@ import tyro
 from scipy.stats import t as student
 
 from triune.core.errors import RecipeError, TriuneError
-from triune.monitor.store import Point, Store
+from triune.monitor.store import Store
 
 Group = Literal["iou", "modules", "joint", "policy"]
 Run = dict[str, Any]
@@ -154,7 +154,7 @@ def figures(folder: Path) -> Run:
     """
     with Store(folder, readonly=True) as store:
         flat = _main_checks(store, "frac_component_zero_std")
-        informative = [1 - point.mean for point in flat]  # every step has as many groups
+        informative = [1 - share for share in flat]  # every step has as many groups
         bounds = [len(flat) * i // 10 for i in range(11)] if len(flat) > 10 else range(len(flat) + 1)
         tenths = [mean(informative[start:end]) for start, end in itertools.pairwise(bounds)]
         boxes: dict[str, float] = {}
@@ -182,13 +182,14 @@ def _curve(store: Store, name: str) -> list[float]:
     return [point.mean for point in store.series(name, by=())[()]]
 
 
-def _main_checks(store: Store, name: str) -> list[Point]:
-    """A metric per step, merged over components but the formats."""
-    merged: dict[int, Point] = {}
+def _main_checks(store: Store, name: str) -> list[float]:
+    """A metric's mean per step, over all components but the formats."""
+    sums: dict[int, tuple[int, float]] = {}
     for (component,), points in store.series(name, by=("component",)).items():
         for point in points if not component.startswith("format") else ():
-            merged[point.step] = merged[point.step].merge(point) if point.step in merged else point
-    return [merged[step] for step in sorted(merged)]
+            count, total = sums.get(point.step, (0, 0.0))
+            sums[point.step] = count + point.count, total + point.count * point.mean
+    return [total / count for _, (count, total) in sorted(sums.items()) if count]
 
 
 def mean(values: Sequence[float]) -> float:

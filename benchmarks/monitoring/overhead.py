@@ -62,7 +62,7 @@ class Pair:
 def pairs(folder: Path, number: int) -> Iterator[Pair]:
     """Two runs of the same recipe and seed, a step of one and a step of the other in turn. The first pair, in which
     everything is imported, is left out."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(min(2, torch.get_num_threads()))  # as the quickstart does
     folder.mkdir(parents=True)
     keys = (f"train.total_steps={number + 1}", "train.probe=false", "monitor.rollouts_every=1")
     recipe = Recipe.load(find_recipe("quickstart"), keys)
@@ -103,7 +103,7 @@ def _cpu() -> float:
 def summary(found: Sequence[Pair]) -> dict[str, Any]:
     """Percent of a step's CPU time: `overhead_percent` by the clocks of the threads that do it, `overhead_paired_percent`
     by the difference between the runs; medians, with 95 % bootstrap intervals."""
-    direct = [100 * pair.spent / (pair.on - pair.spent) for pair in found]
+    direct = [100 * pair.spent / pair.on for pair in found]
     paired = [100 * (pair.on / pair.off - 1) for pair in found]
     return {
         "overhead_percent": statistics.median(direct),

@@ -19,6 +19,8 @@ from triune.monitor.metric import Metric, Scored
 Reason = Literal["", "every", "declared", "buffer"]
 """Why a rollout is not kept: its step, its source or task, or a disk that is slower than the run; '' for one that is."""
 
+_PER_DECISION = 17
+"""Bytes of a decision: log-prob, version, turn and time in four each, and whether it was forced."""
 _OVERHEAD = 4096
 """Bytes that the Python objects of one rollout take besides its arrays and texts, about."""
 
@@ -85,8 +87,6 @@ def footprint(scored: Iterable[Scored], pictures: Iterable[Media] = ()) -> int:
     samples: dict[int, Sample] = {}
     for one in scored:
         samples[id(one.sample)] = one.sample
-        decisions = one.trajectory.decisions
-        arrays = [decisions.logp, decisions.version, decisions.turn, decisions.time, decisions.forced]
-        arrays += one.trajectory.payload.arrays.values()
-        total += sum(array.nbytes for array in arrays) + len(one.outcome.text) + _OVERHEAD
+        total += len(one.trajectory.decisions) * _PER_DECISION + len(one.outcome.text) + _OVERHEAD
+        total += sum([array.nbytes for array in one.trajectory.payload.arrays.values()])
     return total + sum(len(medium.data or b"") for sample in samples.values() for medium in sample.media)

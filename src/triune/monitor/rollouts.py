@@ -88,7 +88,7 @@ _BEFORE: dict[str, Any] = {"component": "policy", "sample_sha": "", "events": ()
 """What rows hold in columns that files of older versions lack."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # hundreds are made in a step, and freezing one doubles what it costs
 class Rollout:
     """One row. `media` and `seen` name pictures by the hash of their bytes (see `Store.media`).
 
@@ -151,58 +151,73 @@ class Rollout:
 
     @classmethod
     def of(cls, step: int, phase: str, scored: Scored, advantage: Advantage | None = None) -> Rollout:
-        sample, trajectory, outcome, verdict = (
-            scored.sample,
-            scored.trajectory,
-            scored.outcome,
-            scored.verdict,
-        )
-        by_token = None
-        if isinstance(advantage, np.ndarray):
-            by_token, advantage = advantage, _mean(advantage, ~trajectory.decisions.forced)
-        decisions, arrays = trajectory.decisions, trajectory.payload.arrays
-        return cls(
-            step=step,
-            phase=phase,
-            id=trajectory.id,
-            sample=sample.id,
-            source=sample.source,
-            task=sample.task,
-            group=trajectory.group,
-            component=trajectory.component,
-            rank=trajectory.rank,
-            seed=trajectory.seed,
-            prompt=prompt_text(sample),
-            response=outcome.text,
-            truth=sample.truth,
-            truth_frame=sample.frame,
-            answer_frame=outcome.frame,
-            reward=verdict.reward,
-            correct=verdict.correct,
-            status=verdict.status,
-            components=verdict.components,
-            ending=outcome.ending,
-            truncated=outcome.truncated,
-            turns=outcome.num_turns,
-            calls=outcome.calls,
-            advantage=advantage,
-            prompt_tokens=scored.prompt_tokens,
-            response_tokens=outcome.num_tokens,
-            media=tuple(medium.sha256 for medium in sample.media),
-            seen=outcome.media,
-            version_min=int(decisions.version.min()) if len(decisions) else -1,
-            version_max=int(decisions.version.max()) if len(decisions) else -1,
-            in_loss=scored.in_loss,
-            in_baseline=scored.in_baseline,
-            reason=scored.reason,
-            judge_seconds=verdict.elapsed,
-            logp=decisions.logp,
-            ids=_tokens(arrays.get("ids")),
-            origin=_tokens(arrays.get("origin")),
-            sample_sha=samples.sha(sample),
-            events=outcome.events,
-            token_advantage=by_token,
-        )
+        """One rollout as it is kept."""
+        return cls.all_of(step, phase, [scored], [advantage])[0]
+
+    @classmethod
+    def all_of(
+        cls, step: int, phase: str, scored: Sequence[Scored], advantages: Sequence[Advantage | None]
+    ) -> list[Rollout]:
+        """Those of a step, in their order; what the rollouts of a group have from their sample is made once."""
+        known: dict[int, tuple[str, tuple[str, ...], str]] = {}
+        rows = []
+        for one, advantage in zip(scored, advantages, strict=True):
+            sample, trajectory, outcome, verdict = one.sample, one.trajectory, one.outcome, one.verdict
+            decisions, arrays = trajectory.decisions, trajectory.payload.arrays
+            shared = known.get(id(sample))
+            if shared is None:
+                media = tuple(medium.sha256 for medium in sample.media)
+                shared = known[id(sample)] = (prompt_text(sample), media, samples.sha(sample))
+            prompt, media, sha = shared
+            by_token = None
+            if isinstance(advantage, np.ndarray):
+                by_token, advantage = advantage, _mean(advantage, ~decisions.forced)
+            version, drawn = decisions.version, len(decisions) > 0
+            rows.append(
+                cls(
+                    step=step,
+                    phase=phase,
+                    id=trajectory.id,
+                    sample=sample.id,
+                    source=sample.source,
+                    task=sample.task,
+                    group=trajectory.group,
+                    component=trajectory.component,
+                    rank=trajectory.rank,
+                    seed=trajectory.seed,
+                    prompt=prompt,
+                    response=outcome.text,
+                    truth=sample.truth,
+                    truth_frame=sample.frame,
+                    answer_frame=outcome.frame,
+                    reward=verdict.reward,
+                    correct=verdict.correct,
+                    status=verdict.status,
+                    components=verdict.components,
+                    ending=outcome.ending,
+                    truncated=outcome.truncated,
+                    turns=outcome.num_turns,
+                    calls=outcome.calls,
+                    advantage=advantage,
+                    prompt_tokens=one.prompt_tokens,
+                    response_tokens=outcome.num_tokens,
+                    media=media,
+                    seen=outcome.media,
+                    version_min=int(np.minimum.reduce(version)) if drawn else -1,
+                    version_max=int(np.maximum.reduce(version)) if drawn else -1,
+                    in_loss=one.in_loss,
+                    in_baseline=one.in_baseline,
+                    reason=one.reason,
+                    judge_seconds=verdict.elapsed,
+                    logp=decisions.logp,
+                    ids=_tokens(arrays.get("ids")),
+                    origin=_tokens(arrays.get("origin")),
+                    sample_sha=sha,
+                    events=outcome.events,
+                    token_advantage=by_token,
+                )
+            )
+        return rows
 
 
 def prompt_text(sample: Sample) -> str:
@@ -219,7 +234,7 @@ def to_parquet(rollouts: Sequence[Rollout]) -> bytes:
     names = _SCHEMA.names
     columns = dict(zip(names, zip(*map(attrgetter(*names), rollouts), strict=True), strict=True))
     for name, codec in _CODECS.items():
-        columns[name] = _encoded(codec, columns[name])
+        columns[name] = _encoded(codec, columns[name]) if name != "seed" else list(map(str, columns[name]))
     arrays = [_array(columns[field.name], field.type) for field in _SCHEMA]
     buffer = pa.BufferOutputStream()
     # A shard is one small page per column: what helps to skip or to share parts of large files would be most of it.

@@ -8,7 +8,7 @@ rollout that continues one) is counted under names of its own, by component. Nam
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
@@ -42,7 +42,8 @@ class _Place:
     def __init__(self) -> None:
         self.plain: dict[str, list[float]] = defaultdict(list)
         self.labelled: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-        self._spread: Counter[tuple[str, str, tuple[str, ...]]] = Counter()
+        self._spread: dict[str, int] = {}  # by name: how many values there are for each option
+        self._options: dict[str, tuple[str, tuple[str, ...]]] = {}
 
     def add(self, name: str, value: float | None) -> None:
         if value is not None:
@@ -50,12 +51,14 @@ class _Place:
 
     def spread(self, name: str, label: str, options: tuple[str, ...], found: Mapping[str, float]) -> None:
         """One value for each of the options: 0 for those that were not found."""
-        self._spread[name, label, options] += 1
+        self._spread[name] = self._spread.get(name, 0) + 1
+        self._options[name] = label, options
         for of, value in found.items():
             self.labelled[name, label, of].append(value)
 
     def metrics(self, place: tuple[str, str, str]) -> Iterator[Metric]:
-        for (name, label, options), count in self._spread.items():
+        for name, count in self._spread.items():
+            label, options = self._options[name]
             for option in options:
                 values = self.labelled.pop((name, label, option), [])
                 yield _metric(name, place, label, option, values, count - len(values))

@@ -36,9 +36,11 @@ from triune.monitor.shards import Shards
 
 __all__ = ["Event", "Page", "Point", "Query", "Store"]
 
-_POINT = (
-    "INSERT INTO points (series, step, count, mean, std, min, max, nonfinite) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_EQUAL = "INSERT INTO points (series, step, count, nonfinite, mean) VALUES (?, ?, ?, ?, ?)"
+_SPREAD = (
+    "INSERT INTO points (series, step, count, nonfinite, mean, std, min, max) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
+"""Of values that were all equal the mean says all, and most are: a step has over a thousand of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,7 @@ class Store:
                 before = self._query("SELECT max(step) FROM steps WHERE phase = ?", phase)[0][0]
                 self._forget("step = ? AND phase = ?", step, phase)
                 self._db.execute("INSERT INTO steps VALUES (?, ?, ?)", (phase, step, time.time()))
-                self._db.executemany(_POINT, [self._point_row(step, phase, one) for one in _merged(metrics)])
+                self._insert_points(step, phase, list(metrics))
                 rollups.logged(self._db, phase, step, before)
                 self._insert_events(events)
                 self._insert_samples(samples)
@@ -363,17 +365,31 @@ class Store:
         for table in ("steps", "events", "shards", "rollout_index"):
             self._db.execute(f"DELETE FROM {table} WHERE {condition}", values)
 
-    def _point_row(self, step: int, phase: str, metric: Metric) -> tuple[object, ...]:
+    def _insert_points(self, step: int, phase: str, metrics: Sequence[Metric]) -> None:
+        series = [self._series_of(phase, metric) for metric in metrics]
+        if len(set(series)) < len(series):
+            metrics = merge(metrics)
+            series = [self._series_of(phase, metric) for metric in metrics]
+        equal: list[tuple[object, ...]] = []
+        spread: list[tuple[object, ...]] = []
+        for number, metric in zip(series, metrics, strict=True):
+            low, high, count = metric.min, metric.max, metric.count
+            if low == high:  # and so is their mean; it is no -0.0
+                equal.append((number, step, count, metric.nonfinite, low + 0.0))
+            elif count:
+                moments = metric.mean, metric.std, low, high
+                spread.append((number, step, count, metric.nonfinite, *moments))
+            else:
+                equal.append((number, step, 0, metric.nonfinite, None))
+        self._db.executemany(_EQUAL, equal)
+        self._db.executemany(_SPREAD, spread)
+
+    def _series_of(self, phase: str, metric: Metric) -> int:
         key = (phase, metric.name, metric.labels)
-        series = self._series.get(key)
-        if series is None:
-            series = self._series[key] = self._find_series(phase, metric)
-        moments: tuple[float | None, ...] = (None,) * 4
-        if metric.min == metric.max:  # all were equal, and so is their mean; it is no -0.0
-            moments = (metric.min + 0.0, None, None, None)
-        elif metric.count:
-            moments = (metric.mean, metric.std, metric.min, metric.max)
-        return (series, step, metric.count, *moments, metric.nonfinite)
+        found = self._series.get(key)
+        if found is None:
+            found = self._series[key] = self._find_series(phase, metric)
+        return found
 
     def _find_series(self, phase: str, metric: Metric) -> int:
         # SQLite's JSON functions stop reading at a NUL.
@@ -416,9 +432,3 @@ class Store:
                 (sample.id, sample.source, sample.task, sha, samples.content(sample)),
             )
             self._known.add(sha)
-
-
-def _merged(metrics: Iterable[Metric]) -> list[Metric]:
-    """Metrics of equal name and labels as one."""
-    given = list(metrics)
-    return given if len({(one.name, one.labels) for one in given}) == len(given) else merge(given)

@@ -10,7 +10,7 @@ from triune.monitor.alarms import NOTED, Alarm, Key, Note, Rule, read
 from triune.monitor.alarms.readings import Readings
 from triune.monitor.store import Store
 
-EVERY = 5
+EVERY = 10
 """Training steps between two looks; besides, there is one after each evaluation and one at the end."""
 AHEAD = 256
 """Steps that are read at once of a run that is looked at from its start."""

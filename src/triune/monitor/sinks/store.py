@@ -49,10 +49,7 @@ class StoreSink:
             step,
             phase,
             metrics,
-            rollouts=[
-                Rollout.of(step, phase, one, advantage)
-                for one, advantage in zip(kept, advantages, strict=True)
-            ],
+            rollouts=Rollout.all_of(step, phase, kept, advantages),
             media=[*(medium for sample in samples for medium in sample.media), *pictures],
             events=events,
             samples=samples,
